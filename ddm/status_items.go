@@ -1,0 +1,257 @@
+package ddm
+
+import (
+	"bytes"
+	"encoding/hex"
+	"slices"
+	"strconv"
+)
+
+const (
+	pathStatusItems  = ".StatusItems"
+	pathDeclarations = pathStatusItems + ".management.declarations"
+	pathErrors       = ".Errors"
+)
+
+// maxStatusValues bounds how many values, declarations and errors one report
+// can have. Each takes many times the memory of the two octets that it can
+// take in the report.
+const maxStatusValues = 1 << 20
+
+// statusReader reads a status report. Its methods are called with the scanner
+// at a value, and pass it.
+type statusReader struct {
+	*scanner
+	report *StatusReport
+	// itemPath is the path of the value inside StatusItems.
+	itemPath []byte
+	// values has the index of each path in the report's values.
+	values map[string]int
+	// count is how many values, declarations and errors there were.
+	count int
+
+	declarationErrors []StatusError
+	reportErrors      []StatusError
+	problems          problemList
+}
+
+// topLevel takes a top-level member of the report.
+func (r *statusReader) topLevel(key []byte) error {
+	switch decodeString(key) {
+	case "StatusItems":
+		if r.peek() != '{' {
+			r.problems.add("StatusItems", "must be an object, not %s", kindOf(r.peek()))
+			return r.skip()
+		}
+		r.itemPath = append(r.itemPath[:0], pathStatusItems...)
+		return r.object(r.topLevelItem)
+	case "Errors":
+		if r.peek() != '[' {
+			r.problems.add("Errors", "must be a list, not %s", kindOf(r.peek()))
+			return r.skip()
+		}
+		r.reportErrors = nil
+		return r.array(func(int) error {
+			text, err := r.raw()
+			if err != nil {
+				return err
+			}
+			r.reportErrors = append(r.reportErrors, StatusError{Path: pathErrors, Error: text})
+			return r.counted()
+		})
+	case "FullReport":
+		return r.fullReport()
+	default:
+		return r.skip()
+	}
+}
+
+// topLevelItem takes a member of StatusItems.
+func (r *statusReader) topLevelItem(key []byte) error {
+	if decodeString(key) == "FullReport" {
+		return r.fullReport()
+	}
+	return r.item(key)
+}
+
+// fullReport takes the value of FullReport, wherever it is.
+func (r *statusReader) fullReport() error {
+	text, err := r.raw()
+	if string(text) == "true" {
+		r.report.FullReport = true
+	}
+	return err
+}
+
+// counted counts a value and fails when there are too many.
+func (r *statusReader) counted() error {
+	if r.count++; r.count > maxStatusValues {
+		return r.fail("more than %d values", maxStatusValues)
+	}
+	return nil
+}
+
+// item takes a member of an object inside StatusItems: a leaf, or an object to
+// descend into.
+func (r *statusReader) item(key []byte) error {
+	parent := r.itemPath
+	r.itemPath = appendPath(parent, decodeString(key))
+	defer func() { r.itemPath = parent }()
+
+	switch r.peek() {
+	case '{':
+		if string(r.itemPath) == pathDeclarations {
+			return r.declarations()
+		}
+		empty := true
+		err := r.object(func(key []byte) error {
+			empty = false
+			return r.item(key)
+		})
+		if err != nil || !empty {
+			return err
+		}
+		return r.scalar([]byte("{}"))
+	case '[':
+		return r.list()
+	default:
+		text, err := r.raw()
+		if err != nil {
+			return err
+		}
+		return r.scalar(text)
+	}
+}
+
+// scalar adds a leaf that isn't a list.
+func (r *statusReader) scalar(text []byte) error {
+	r.add(StatusValue{Elements: []StatusElement{{Value: text}}})
+	return r.counted()
+}
+
+// add adds a value at the present path, or replaces what is there already.
+func (r *statusReader) add(value StatusValue) {
+	if i, ok := r.values[string(r.itemPath)]; ok {
+		value.Path = r.report.Values[i].Path
+		r.report.Values[i] = value
+		return
+	}
+	value.Path = string(r.itemPath)
+	r.values[value.Path] = len(r.report.Values)
+	r.report.Values = append(r.report.Values, value)
+}
+
+// list takes a list that isn't about declarations.
+func (r *statusReader) list() error {
+	value := StatusValue{List: true, Keyed: true}
+	err := r.array(func(int) error {
+		start, spaces := r.pos, r.spaces
+		var element StatusElement
+		if r.peek() != '{' {
+			value.Keyed = false
+			if err := r.skip(); err != nil {
+				return err
+			}
+		} else if keyed, err := r.keyedObject(&element); err != nil {
+			return err
+		} else if !keyed {
+			value.Keyed = false
+		}
+		element.Value = r.since(start, spaces)
+		value.Elements = append(value.Elements, element)
+		return r.counted()
+	})
+	if err != nil {
+		return err
+	}
+	if value.Keyed {
+		value.Elements = lastOfEach(value.Elements, func(e *StatusElement) string { return e.Key })
+	} else {
+		for i := range value.Elements {
+			value.Elements[i].Key, value.Elements[i].Removed = indexKey(i), false
+		}
+	}
+	value.Keyed = value.Keyed && len(value.Elements) > 0
+	r.add(value)
+	return r.counted()
+}
+
+// keyedObject takes an object that is the element of a list and fills in what
+// it says of itself. It reports false if it has no identifier.
+func (r *statusReader) keyedObject(element *StatusElement) (keyed bool, err error) {
+	err = r.object(func(key []byte) error {
+		text, err := r.rawMember()
+		if err != nil {
+			return err
+		}
+		switch decodeString(key) {
+		case "identifier":
+			if keyed = text[0] == '"'; keyed {
+				element.Key = boundedName(decodeString(text))
+			}
+		case "_removed":
+			element.Removed = string(text) == "true"
+		}
+		return nil
+	})
+	return keyed, err
+}
+
+// rawMember passes a value and returns its text as given, white space included,
+// which is enough to look at scalars and costs no copy.
+func (r *statusReader) rawMember() ([]byte, error) {
+	start := r.pos
+	err := r.skip()
+	return r.data[start:r.pos], err
+}
+
+// lastOfEach keeps the last of the elements with the same key, at the place of
+// the first.
+func lastOfEach[E any, K comparable](elements []E, keyOf func(*E) K) []E {
+	if len(elements) < 2 {
+		return elements
+	}
+	places := make(map[K]int, len(elements))
+	kept := elements[:0]
+	for i := range elements {
+		key := keyOf(&elements[i])
+		if place, ok := places[key]; ok {
+			kept[place] = elements[i]
+			continue
+		}
+		places[key] = len(kept)
+		kept = append(kept, elements[i])
+	}
+	return slices.Clip(kept)
+}
+
+// indexKey returns the key of an element that has only its index.
+func indexKey(index int) string {
+	// The width holds maxStatusValues.
+	const zeros = "0000000"
+	digits := strconv.Itoa(index)
+	return zeros[min(len(digits), len(zeros)):] + digits
+}
+
+// appendPath returns the path of a member. It may write behind the end of the
+// parent's path, but never changes the parent's path itself.
+func appendPath(parent []byte, key string) []byte {
+	if len(parent)+1+len(key) > maxNameOctets {
+		path := bytes.Join([][]byte{parent, []byte(key)}, []byte("."))
+		return []byte(boundedName(string(path)))
+	}
+	return append(append(parent, '.'), key...)
+}
+
+// boundedName returns name if it has at most 255 octets, and else its start
+// with a hash of the whole. Without a bound a report with a single long key
+// could make gigabytes of paths.
+func boundedName(name string) string {
+	if len(name) <= maxNameOctets {
+		return name
+	}
+	h := newFieldHash(purposeLongName)
+	h.field([]byte(name))
+	suffix := "~" + hex.EncodeToString(h.Sum(nil)[:8])
+	return cutString(name, maxNameOctets-len(suffix)) + suffix
+}
