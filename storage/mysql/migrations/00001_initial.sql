@@ -1,0 +1,160 @@
+-- Times are microseconds since 1970 in UTC. Identifiers are exact bytes. Statements can be run again, since MySQL
+-- commits each CREATE TABLE by itself.
+-- +goose Up
+CREATE TABLE IF NOT EXISTS declarations (
+    identifier   VARBINARY(255) NOT NULL,
+    type         VARBINARY(255) NOT NULL,
+    class        VARBINARY(32)  NOT NULL,
+    server_token VARBINARY(64)  NOT NULL,
+    content_hash VARBINARY(64)  NOT NULL,
+    touches      BIGINT         NOT NULL,
+    created_at   BIGINT         NOT NULL,
+    changed_at   BIGINT         NOT NULL,
+    PRIMARY KEY (identifier)
+) ENGINE = InnoDB DEFAULT CHARACTER SET = utf8mb4 COLLATE = utf8mb4_bin;
+
+CREATE TABLE IF NOT EXISTS declaration_versions (
+    identifier   VARBINARY(255) NOT NULL,
+    server_token VARBINARY(64)  NOT NULL,
+    type         VARBINARY(255) NOT NULL,
+    class        VARBINARY(32)  NOT NULL,
+    payload      LONGTEXT       NOT NULL,
+    created_at   BIGINT         NOT NULL,
+    replaced_at  BIGINT         NULL,
+    PRIMARY KEY (identifier, server_token),
+    KEY declaration_versions_replaced (replaced_at)
+) ENGINE = InnoDB DEFAULT CHARACTER SET = utf8mb4 COLLATE = utf8mb4_bin;
+
+CREATE TABLE IF NOT EXISTS declaration_references (
+    identifier VARBINARY(255) NOT NULL,
+    referred   VARBINARY(255) NOT NULL,
+    PRIMARY KEY (identifier, referred),
+    KEY declaration_references_referred (referred, identifier)
+) ENGINE = InnoDB DEFAULT CHARACTER SET = utf8mb4 COLLATE = utf8mb4_bin;
+
+CREATE TABLE IF NOT EXISTS sets (
+    name       VARBINARY(255) NOT NULL,
+    version    BIGINT         NOT NULL,
+    changed_at BIGINT         NOT NULL,
+    PRIMARY KEY (name)
+) ENGINE = InnoDB DEFAULT CHARACTER SET = utf8mb4 COLLATE = utf8mb4_bin;
+
+CREATE TABLE IF NOT EXISTS set_declarations (
+    set_name   VARBINARY(255) NOT NULL,
+    identifier VARBINARY(255) NOT NULL,
+    PRIMARY KEY (set_name, identifier),
+    KEY set_declarations_identifier (identifier, set_name)
+) ENGINE = InnoDB DEFAULT CHARACTER SET = utf8mb4 COLLATE = utf8mb4_bin;
+
+CREATE TABLE IF NOT EXISTS enrollments (
+    id                      VARBINARY(255) NOT NULL,
+    type                    VARBINARY(64)  NOT NULL DEFAULT '',
+    parent_id               VARBINARY(255) NOT NULL DEFAULT '',
+    enroll_epoch            BIGINT         NOT NULL DEFAULT 0,
+    created_at              BIGINT         NOT NULL,
+    last_seen               BIGINT         NULL,
+    notify_at               BIGINT         NULL,
+    notify_seq              BIGINT         NOT NULL DEFAULT 0,
+    force_seq               BIGINT         NOT NULL DEFAULT 0,
+    force_id                BIGINT         NOT NULL DEFAULT 0,
+    sent_seq                BIGINT         NOT NULL DEFAULT 0,
+    priority                TINYINT        NOT NULL DEFAULT 0,
+    held                    TINYINT        NOT NULL DEFAULT 0,
+    attempts                INT            NOT NULL DEFAULT 0,
+    last_error              TEXT           NULL,
+    lease_id                BIGINT         NULL,
+    lease_seq               BIGINT         NULL,
+    lease_until             BIGINT         NULL,
+    command_uuid            VARBINARY(64)  NULL,
+    command_token           VARBINARY(255) NULL,
+    command_sent_at         BIGINT         NULL,
+    command_acknowledged_at BIGINT         NULL,
+    command_outcome         VARBINARY(64)  NULL,
+    sends                   INT            NOT NULL DEFAULT 0,
+    desired_token           VARBINARY(255) NULL,
+    asked_token             VARBINARY(255) NULL,
+    asked_at                BIGINT         NULL,
+    fetched_token           VARBINARY(255) NULL,
+    fetched_at              BIGINT         NULL,
+    synced_token            VARBINARY(255) NULL,
+    synced_at               BIGINT         NULL,
+    PRIMARY KEY (id),
+    KEY enrollments_queue (priority, notify_at),
+    KEY enrollments_parent (parent_id)
+) ENGINE = InnoDB DEFAULT CHARACTER SET = utf8mb4 COLLATE = utf8mb4_bin;
+
+CREATE TABLE IF NOT EXISTS enrollment_sets (
+    enrollment_id VARBINARY(255) NOT NULL,
+    set_name      VARBINARY(255) NOT NULL,
+    PRIMARY KEY (enrollment_id, set_name),
+    KEY enrollment_sets_set (set_name, enrollment_id)
+) ENGINE = InnoDB DEFAULT CHARACTER SET = utf8mb4 COLLATE = utf8mb4_bin;
+
+CREATE TABLE IF NOT EXISTS manifests (
+    token     VARBINARY(255) NOT NULL,
+    items     LONGTEXT       NOT NULL,
+    served_at BIGINT         NOT NULL,
+    PRIMARY KEY (token),
+    KEY manifests_served (served_at)
+) ENGINE = InnoDB DEFAULT CHARACTER SET = utf8mb4 COLLATE = utf8mb4_bin;
+
+CREATE TABLE IF NOT EXISTS fanouts (
+    set_name   VARBINARY(255) NOT NULL,
+    pending    TINYINT        NOT NULL,
+    position   VARBINARY(255) NOT NULL DEFAULT '',
+    held       TINYINT        NOT NULL,
+    force_id   BIGINT         NOT NULL,
+    change_id  VARBINARY(64)  NOT NULL,
+    reached    BIGINT         NOT NULL DEFAULT 0,
+    due_at     BIGINT         NOT NULL,
+    PRIMARY KEY (set_name, pending),
+    KEY fanouts_due (due_at)
+) ENGINE = InnoDB DEFAULT CHARACTER SET = utf8mb4 COLLATE = utf8mb4_bin;
+
+CREATE TABLE IF NOT EXISTS status_reports (
+    id            BIGINT         NOT NULL AUTO_INCREMENT,
+    enrollment_id VARBINARY(255) NOT NULL,
+    received_at   BIGINT         NOT NULL,
+    body          LONGBLOB       NOT NULL,
+    PRIMARY KEY (id),
+    KEY status_reports_enrollment (enrollment_id, id)
+) ENGINE = InnoDB DEFAULT CHARACTER SET = utf8mb4 COLLATE = utf8mb4_bin;
+
+CREATE TABLE IF NOT EXISTS status_declarations (
+    enrollment_id VARBINARY(255) NOT NULL,
+    identifier    VARBINARY(255) NOT NULL,
+    server_token  VARBINARY(255) NOT NULL,
+    class         VARBINARY(32)  NOT NULL,
+    active        TINYINT        NOT NULL,
+    valid         VARBINARY(64)  NOT NULL,
+    reasons       LONGTEXT       NULL,
+    report_id     BIGINT         NOT NULL,
+    received_at   BIGINT         NOT NULL,
+    PRIMARY KEY (enrollment_id, identifier, server_token),
+    KEY status_declarations_identifier (identifier, server_token)
+) ENGINE = InnoDB DEFAULT CHARACTER SET = utf8mb4 COLLATE = utf8mb4_bin;
+
+CREATE TABLE IF NOT EXISTS status_values (
+    enrollment_id VARBINARY(255) NOT NULL,
+    path_hash     BINARY(16)     NOT NULL,
+    element_hash  BINARY(16)     NOT NULL,
+    value_hash    BINARY(16)     NOT NULL,
+    path          LONGTEXT       NOT NULL,
+    element       LONGTEXT       NOT NULL,
+    value         LONGTEXT       NOT NULL,
+    report_id     BIGINT         NOT NULL,
+    changed_at    BIGINT         NOT NULL,
+    PRIMARY KEY (enrollment_id, path_hash, element_hash),
+    KEY status_values_path (path_hash, value_hash)
+) ENGINE = InnoDB DEFAULT CHARACTER SET = utf8mb4 COLLATE = utf8mb4_bin;
+
+CREATE TABLE IF NOT EXISTS status_errors (
+    id            BIGINT         NOT NULL AUTO_INCREMENT,
+    enrollment_id VARBINARY(255) NOT NULL,
+    path          LONGTEXT       NOT NULL,
+    error         LONGTEXT       NOT NULL,
+    report_id     BIGINT         NOT NULL,
+    received_at   BIGINT         NOT NULL,
+    PRIMARY KEY (id),
+    KEY status_errors_enrollment (enrollment_id, id)
+) ENGINE = InnoDB DEFAULT CHARACTER SET = utf8mb4 COLLATE = utf8mb4_bin;

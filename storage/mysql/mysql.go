@@ -1,0 +1,145 @@
+// Package mysql opens Decree's database on a MySQL 8.0 or MariaDB 10.6 server, or newer, which any number of Decree
+// processes may share.
+package mysql
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/go-sql-driver/mysql"
+	"github.com/pressly/goose/v3"
+
+	"github.com/decree-ddm/decree/storage/sqlstore"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// Open connects to the database that dsn names, in the form of github.com/go-sql-driver/mysql, and brings its schema
+// up to date. Settings that Decree relies on are forced, whatever dsn says.
+func Open(ctx context.Context, dsn string, options sqlstore.Options) (*sqlstore.Store, error) {
+	config, err := mysql.ParseDSN(dsn)
+	if err != nil {
+		return nil, fmt.Errorf("reading the DSN: %w", err)
+	}
+	if config.DBName == "" {
+		return nil, errors.New("reading the DSN: it names no database")
+	}
+	force(config)
+	base, err := mysql.NewConnector(config)
+	if err != nil {
+		return nil, fmt.Errorf("reading the DSN: %w", err)
+	}
+	db := sql.OpenDB(connector{base})
+	db.SetMaxOpenConns(32)
+	db.SetMaxIdleConns(32)
+	db.SetConnMaxIdleTime(5 * time.Minute)
+	if err := migrate(ctx, db); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return sqlstore.New(ctx, db, db, dialect, options)
+}
+
+// force sets what the statements rely on.
+func force(config *mysql.Config) {
+	config.ClientFoundRows = true   // an UPDATE counts the rows that it matched
+	config.InterpolateParams = true // one round trip a statement
+	config.ParseTime = false        // times are integers
+	config.MultiStatements = false
+	config.Collation = "utf8mb4_bin"
+	config.Loc = time.UTC
+	if config.Timeout == 0 {
+		config.Timeout = 10 * time.Second
+	}
+	if config.Params == nil {
+		config.Params = map[string]string{}
+	}
+	config.Params["sql_mode"] = `'STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION'`
+	config.Params["time_zone"] = `'+00:00'`
+	config.Params["innodb_lock_wait_timeout"] = `10`
+}
+
+// connector sets the isolation level of each new connection: the variable for it has different names on MySQL and
+// MariaDB, the statement is the same.
+type connector struct{ driver.Connector }
+
+func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
+	conn, err := c.Connector.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	_, err = conn.(driver.ExecerContext).ExecContext(ctx, `SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED`, nil)
+	if err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	return conn, nil
+}
+
+// migrate brings the schema up to date while holding a lock of the server's, so that processes that start together
+// do it one after the other.
+func migrate(ctx context.Context, db *sql.DB) (err error) {
+	lock, err := db.Conn(ctx)
+	if err != nil {
+		return fmt.Errorf("connecting: %w", err)
+	}
+	defer func() { err = errors.Join(err, lock.Close()) }()
+	var got sql.NullInt64
+	// The name holds on the whole server, so it has the database in it; names are at most 64 characters.
+	const name = `CONCAT('decree-', MD5(DATABASE()))`
+	if err := lock.QueryRowContext(ctx, `SELECT GET_LOCK(`+name+`, 300)`).Scan(&got); err != nil {
+		return fmt.Errorf("waiting for the lock for migrations: %w", err)
+	}
+	if got.Int64 != 1 {
+		return errors.New("another process has been migrating the database for five minutes")
+	}
+	defer func() {
+		_, releaseErr := lock.ExecContext(context.WithoutCancel(ctx), `DO RELEASE_LOCK(`+name+`)`)
+		err = errors.Join(err, releaseErr)
+	}()
+	files, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		return err
+	}
+	provider, err := goose.NewProvider(goose.DialectMySQL, db, files)
+	if err != nil {
+		return fmt.Errorf("reading the migrations: %w", err)
+	}
+	if _, err := provider.Up(ctx); err != nil {
+		return fmt.Errorf("migrating: %w", err)
+	}
+	return nil
+}
+
+var dialect = &sqlstore.Dialect{
+	Now:          `CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS SIGNED)`,
+	RandomBelow:  `CAST(FLOOR(RAND() * ?) AS SIGNED)`,
+	Lock:         ` FOR UPDATE`,
+	LockSkip:     ` FOR UPDATE SKIP LOCKED`,
+	InsertIgnore: `INSERT IGNORE`,
+	// The newer form, an alias for the new row, is not in MariaDB.
+	Upsert:   func(string) string { return `ON DUPLICATE KEY UPDATE` },
+	Inserted: func(column string) string { return `VALUES(` + column + `)` },
+	Again:    lost,
+}
+
+// lost reports whether the transaction lost against another one.
+func lost(err error) bool {
+	var mysqlErr *mysql.MySQLError
+	if !errors.As(err, &mysqlErr) {
+		return false
+	}
+	switch mysqlErr.Number {
+	case 1213, // ER_LOCK_DEADLOCK
+		1205, // ER_LOCK_WAIT_TIMEOUT
+		1020, // ER_CHECKREAD: MariaDB's, for a row that changed since it was read
+		1062: // ER_DUP_ENTRY: another transaction made the row that this one saw missing
+		return true
+	}
+	return false
+}

@@ -1,0 +1,101 @@
+// Package sqlite opens Decree's embedded database: one SQLite file, written by one process.
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"runtime"
+
+	"github.com/pressly/goose/v3"
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+
+	"github.com/decree-ddm/decree/storage/sqlstore"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// Open opens the database in the file at path, which is created if it does not exist, and brings its schema up to
+// date. The directory must exist.
+func Open(ctx context.Context, path string, options sqlstore.Options) (*sqlstore.Store, error) {
+	write, err := open(path, url.Values{"_txlock": {"immediate"}})
+	if err != nil {
+		return nil, err
+	}
+	write.SetMaxOpenConns(1)
+	if err := migrate(ctx, write); err != nil {
+		return nil, errors.Join(fmt.Errorf("opening %s: %w", path, err), write.Close())
+	}
+	read, err := open(path, url.Values{"_pragma": {"query_only(1)"}})
+	if err != nil {
+		return nil, errors.Join(err, write.Close())
+	}
+	readers := max(4, 2*runtime.GOMAXPROCS(0))
+	read.SetMaxOpenConns(readers)
+	read.SetMaxIdleConns(readers)
+	return sqlstore.New(ctx, read, write, dialect, options)
+}
+
+// open returns a handle whose connections have the settings that Decree relies on.
+func open(path string, settings url.Values) (*sql.DB, error) {
+	for _, pragma := range []string{
+		"busy_timeout(10000)",
+		"journal_mode(WAL)",
+		"synchronous(FULL)",
+		"cache_size(-8000)", // KiB for each connection
+		"temp_store(MEMORY)",
+	} {
+		settings.Add("_pragma", pragma)
+	}
+	name := url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath(), RawQuery: settings.Encode()}
+	return sql.Open("sqlite", name.String())
+}
+
+func migrate(ctx context.Context, db *sql.DB) error {
+	provider, err := goose.NewProvider(goose.DialectSQLite3, db, migrationFiles())
+	if err != nil {
+		return fmt.Errorf("reading the migrations: %w", err)
+	}
+	if _, err := provider.Up(ctx); err != nil {
+		return fmt.Errorf("migrating: %w", err)
+	}
+	return nil
+}
+
+var dialect = &sqlstore.Dialect{
+	Now:            `CAST(unixepoch('subsec') * 1000000 AS INTEGER)`,
+	RandomBelow:    `CAST((random() / 18446744073709551616.0 + 0.5) * ? AS INTEGER)`,
+	InsertIgnore:   `INSERT OR IGNORE`,
+	Upsert:         func(key string) string { return `ON CONFLICT (` + key + `) DO UPDATE SET` },
+	Inserted:       func(column string) string { return `excluded.` + column },
+	AfterIncrement: ` + 1`,
+	Again:          busy,
+	OneWriter:      true,
+}
+
+// busy reports whether another process held the database for longer than the busy time-out.
+func busy(err error) bool {
+	var sqliteErr *sqlite.Error
+	if !errors.As(err, &sqliteErr) {
+		return false
+	}
+	switch sqliteErr.Code() & 0xff {
+	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED:
+		return true
+	}
+	return false
+}
+
+func migrationFiles() fs.FS {
+	files, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		panic(err) // the directory is embedded above
+	}
+	return files
+}

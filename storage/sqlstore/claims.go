@@ -1,0 +1,118 @@
+package sqlstore
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/decree-ddm/decree/storage"
+)
+
+// Claim implements storage.Notifications.
+func (s *Store) Claim(ctx context.Context, lease storage.Lease, limit int) ([]storage.Claimed, error) {
+	due, err := queryStrings(ctx, s.read, `SELECT id FROM enrollments
+		WHERE priority IN (0, 1) AND notify_at <= `+s.now()+`
+			AND (lease_until IS NULL OR lease_until <= `+s.now()+`) LIMIT 1`)
+	if err != nil || len(due) == 0 {
+		return nil, err
+	}
+	var ids []string
+	err = s.inTx(ctx, background, "claiming", func(t *tx) error {
+		ids = nil
+		for _, priority := range []int{1, 0} {
+			if len(ids) == limit {
+				break
+			}
+			more, err := t.strings(`SELECT id FROM enrollments
+				WHERE priority = ? AND notify_at <= `+t.now+` AND (lease_until IS NULL OR lease_until <= `+t.now+`)
+				ORDER BY notify_at LIMIT ?`+t.dialect.LockSkip, priority, limit-len(ids))
+			if err != nil {
+				return err
+			}
+			ids = append(ids, more...)
+		}
+		slices.Sort(ids)
+		for chunk := range slices.Chunk(ids, chunkSize) {
+			if _, err := t.exec(`UPDATE enrollments SET lease_id = ?, lease_seq = notify_seq,
+				lease_until = `+t.later(lease.Duration.Microseconds())+` WHERE id IN `+list(len(chunk)),
+				args([]any{lease.ID}, chunk)...); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	claimed := make([]storage.Claimed, 0, len(ids))
+	for chunk := range slices.Chunk(ids, chunkSize) {
+		claimed, err = s.appendClaimed(ctx, claimed, chunk)
+		if err != nil {
+			return nil, fmt.Errorf("reading what was claimed: %w", err)
+		}
+	}
+	return claimed, nil
+}
+
+// Finalise implements storage.Notifications.
+func (s *Store) Finalise(ctx context.Context, lease storage.Lease, outcomes []storage.Outcome) error {
+	return s.inTx(ctx, background, "finalising", func(t *tx) error {
+		for _, outcome := range outcomes {
+			ids := slices.Sorted(slices.Values(outcome.IDs))
+			for chunk := range slices.Chunk(ids, chunkSize) {
+				if err := t.finalise(lease, outcome, chunk); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// finalise writes one outcome. Assignments that read a column stand before those that write it.
+func (t *tx) finalise(lease storage.Lease, outcome storage.Outcome, ids []string) error {
+	set := `desired_token = COALESCE(?, desired_token)`
+	values := []any{nullable(outcome.DesiredToken)}
+	add := func(assignments string, arguments ...any) {
+		set += `, ` + assignments
+		values = append(values, arguments...)
+	}
+	// Whoever was marked since the claim stays as due and as urgent as that made him.
+	unlessMarked := func(column, value string, arguments ...any) {
+		add(column+` = CASE WHEN notify_seq = lease_seq THEN `+value+` ELSE `+column+` END`, arguments...)
+	}
+	unlessMarked("priority", "0")
+	next := t.later(outcome.After.Microseconds()) + ` + ` + t.dialect.RandomBelow
+	spread := outcome.Spread.Microseconds() + 1
+	switch outcome.Kind {
+	case storage.OutcomeInSync, storage.OutcomeSynced:
+		if outcome.Kind == storage.OutcomeSynced {
+			// Unless the device was served another manifest since.
+			add(`synced_at = CASE WHEN asked_token = ? THEN `+t.now+` ELSE synced_at END,
+				synced_token = CASE WHEN asked_token = ? THEN ? ELSE synced_token END`,
+				outcome.DesiredToken, outcome.DesiredToken, outcome.DesiredToken)
+		}
+		unlessMarked("held", "0")
+		unlessMarked("notify_at", "NULL")
+		add(`attempts = 0, last_error = NULL`)
+	case storage.OutcomeHeld:
+		unlessMarked("notify_at", "NULL")
+	case storage.OutcomePostponed:
+		unlessMarked("notify_at", next, spread)
+	case storage.OutcomeSent:
+		add(`sends = CASE WHEN command_token = ? THEN sends + 1 ELSE 1 END, command_token = ?, command_uuid = ?,
+			command_sent_at = `+t.now+`, command_acknowledged_at = NULL, command_outcome = NULL,
+			sent_seq = lease_seq, attempts = 0, last_error = NULL`,
+			outcome.DesiredToken, outcome.DesiredToken, outcome.CommandUUID)
+		unlessMarked("notify_at", next, spread)
+	case storage.OutcomeFailed:
+		add(`attempts = attempts + 1, last_error = ?`, outcome.Error)
+		unlessMarked("notify_at", next, spread)
+	default:
+		return fmt.Errorf("outcome of kind %d", outcome.Kind)
+	}
+	add(`lease_id = NULL, lease_seq = NULL, lease_until = NULL`)
+	_, err := t.exec(`UPDATE enrollments SET `+set+` WHERE lease_id = ? AND id IN `+list(len(ids)),
+		args(append(values, lease.ID), ids)...)
+	return err
+}

@@ -1,0 +1,122 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/decree-ddm/decree/ddm"
+	"github.com/decree-ddm/decree/storage"
+)
+
+// VectorContents implements storage.Compositions: one statement, so that versions and contents are of one snapshot.
+func (s *Store) VectorContents(
+	ctx context.Context, enrollmentID string, known storage.Vector,
+) (storage.Vector, map[string][]ddm.Item, error) {
+	var values []any
+	wanted := ""
+	for i, set := range known {
+		if i == chunkSize {
+			break // the rest is read again, which is only slower
+		}
+		wanted += ` AND NOT (s.name = ? AND s.version = ?)`
+		values = append(values, set.Name, set.Version)
+	}
+	var vector storage.Vector
+	contents := map[string][]ddm.Item{}
+	err := queryRows(ctx, s.read, func(rows *sql.Rows) error {
+		var set storage.SetVersion
+		var identifier, class, serverToken string
+		if err := rows.Scan(&set.Name, &set.Version, instant{&set.ChangedAt},
+			text{&identifier}, text{&class}, text{&serverToken}); err != nil {
+			return err
+		}
+		if len(vector) == 0 || vector[len(vector)-1].Name != set.Name {
+			vector = append(vector, set)
+		}
+		if identifier != "" {
+			contents[set.Name] = append(contents[set.Name],
+				ddm.Item{Class: ddm.Class(class), Identifier: identifier, ServerToken: serverToken})
+		}
+		return nil
+	}, `SELECT s.name, s.version, s.changed_at, d.identifier, d.class, d.server_token
+		FROM enrollment_sets es
+		JOIN sets s ON s.name = es.set_name
+		LEFT JOIN set_declarations sd ON sd.set_name = s.name`+wanted+`
+		LEFT JOIN declarations d ON d.identifier = sd.identifier
+		WHERE es.enrollment_id = ?
+		ORDER BY s.name, sd.identifier`, append(values, enrollmentID)...)
+	if err != nil {
+		return nil, nil, fmt.Errorf("reading the contents of sets: %w", err)
+	}
+	return vector, contents, nil
+}
+
+// SaveManifest implements storage.Compositions.
+func (s *Store) SaveManifest(ctx context.Context, token string, declarationItems []byte) error {
+	return s.inTx(ctx, foreground, "keeping a manifest", func(t *tx) error {
+		touched, err := t.exec(`UPDATE manifests SET served_at = `+t.now+` WHERE token = ?`, token)
+		if err != nil || touched > 0 {
+			return err
+		}
+		_, err = t.exec(`INSERT INTO manifests (token, items, served_at) VALUES (?, ?, `+t.now+`) `+
+			t.dialect.Upsert("token")+` served_at = `+t.dialect.Inserted("served_at"), token, string(declarationItems))
+		return err
+	})
+}
+
+// Manifest implements storage.Compositions.
+func (s *Store) Manifest(ctx context.Context, token string) ([]byte, error) {
+	var items []byte
+	err := s.read.QueryRowContext(ctx, `SELECT items FROM manifests WHERE token = ?`, token).Scan(&items)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, storage.ErrNotFound
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading a manifest: %w", err)
+	}
+	return items, nil
+}
+
+// Collect implements storage.Notifications.
+func (s *Store) Collect(ctx context.Context, age time.Duration, limit int) (more bool, err error) {
+	old := s.now() + fmt.Sprintf(" - %d", age.Microseconds())
+	type version struct{ identifier, serverToken string }
+	var versions []version
+	err = queryRows(ctx, s.read, func(rows *sql.Rows) error {
+		var v version
+		if err := rows.Scan(&v.identifier, &v.serverToken); err != nil {
+			return err
+		}
+		versions = append(versions, v)
+		return nil
+	}, `SELECT identifier, server_token FROM declaration_versions WHERE replaced_at < `+old+` LIMIT ?`, limit)
+	if err != nil {
+		return false, fmt.Errorf("looking for old versions: %w", err)
+	}
+	manifests, err := queryStrings(ctx, s.read, `SELECT token FROM manifests WHERE served_at < `+old+` LIMIT ?`, limit)
+	if err != nil {
+		return false, fmt.Errorf("looking for old manifests: %w", err)
+	}
+	if len(versions) == 0 && len(manifests) == 0 {
+		return false, nil
+	}
+	err = s.inTx(ctx, background, "collecting", func(t *tx) error {
+		// The age is compared again: a version may have become current, a manifest may have been served.
+		for _, v := range versions {
+			if _, err := t.exec(`DELETE FROM declaration_versions
+				WHERE identifier = ? AND server_token = ? AND replaced_at < `+old, v.identifier, v.serverToken); err != nil {
+				return err
+			}
+		}
+		for _, token := range manifests {
+			if _, err := t.exec(`DELETE FROM manifests WHERE token = ? AND served_at < `+old, token); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return err == nil && (len(versions) == limit || len(manifests) == limit), err
+}

@@ -1,0 +1,27 @@
+package sqlstore
+
+// Dialect is what differs between databases.
+type Dialect struct {
+	// Now is an expression for the database's clock: microseconds since 1970, an integer.
+	Now string
+	// RandomBelow is an expression for a random integer from 0 to below its one parameter.
+	RandomBelow string
+	// Lock and LockSkip go to the end of a SELECT that locks the rows it returns: waiting for others, or passing over
+	// rows that others hold. Empty where writers take turns anyway.
+	Lock, LockSkip string
+	// InsertIgnore begins an INSERT that leaves existing rows alone.
+	InsertIgnore string
+	// Upsert returns what comes between the rows of an INSERT and the assignments to the existing row, given the
+	// columns of the key.
+	Upsert func(key string) string
+	// Inserted refers, in these assignments, to the value that would have been inserted into a column.
+	Inserted func(column string) string
+	// AfterIncrement goes behind a column that an earlier assignment of the same UPDATE has incremented, to mean its
+	// new value: nothing where assignments see those before them, + 1 where all see the old row.
+	AfterIncrement string
+	// Again reports whether an error means that the transaction lost against another and is to be tried again.
+	Again func(error) bool
+	// OneWriter says that only one transaction can write at a time, so that they take turns here, with those that
+	// somebody waits for going first.
+	OneWriter bool
+}

@@ -1,0 +1,76 @@
+package sqlstore
+
+import (
+	"context"
+
+	"github.com/decree-ddm/decree/storage"
+)
+
+// PutEnrollmentSet implements storage.EnrollmentSets.
+func (s *Store) PutEnrollmentSet(
+	ctx context.Context, enrollmentID, set string, options storage.ChangeOptions,
+) (changed bool, err error) {
+	err = s.inTx(ctx, foreground, "assigning a set", func(t *tx) error {
+		changed = false
+		if err := t.ensureSet(set); err != nil {
+			return err
+		}
+		if err := t.lockEnrollment(enrollmentID); err != nil {
+			return err
+		}
+		assigned, err := t.exists(`SELECT 1 FROM enrollment_sets WHERE enrollment_id = ? AND set_name = ?`,
+			enrollmentID, set)
+		if err != nil || assigned {
+			return err
+		}
+		changed = true
+		if _, err := t.exec(`INSERT INTO enrollment_sets (enrollment_id, set_name) VALUES (?, ?)`,
+			enrollmentID, set); err != nil {
+			return err
+		}
+		return t.mark([]string{enrollmentID}, t.urgentMark(options))
+	})
+	return changed, err
+}
+
+// DeleteEnrollmentSet implements storage.EnrollmentSets.
+func (s *Store) DeleteEnrollmentSet(
+	ctx context.Context, enrollmentID, set string, options storage.ChangeOptions,
+) (changed bool, err error) {
+	return s.deleteEnrollmentSets(ctx, enrollmentID, options,
+		`DELETE FROM enrollment_sets WHERE enrollment_id = ? AND set_name = ?`, enrollmentID, set)
+}
+
+// DeleteEnrollmentSets implements storage.EnrollmentSets.
+func (s *Store) DeleteEnrollmentSets(
+	ctx context.Context, enrollmentID string, options storage.ChangeOptions,
+) (changed bool, err error) {
+	return s.deleteEnrollmentSets(ctx, enrollmentID, options,
+		`DELETE FROM enrollment_sets WHERE enrollment_id = ?`, enrollmentID)
+}
+
+func (s *Store) deleteEnrollmentSets(
+	ctx context.Context, enrollmentID string, options storage.ChangeOptions, statement string, args ...any,
+) (changed bool, err error) {
+	err = s.inTx(ctx, foreground, "taking sets away", func(t *tx) error {
+		changed = false
+		// Whoever has sets has a row. Without one there is nothing to delete, and no row is made for it.
+		known, err := t.exists(`SELECT 1 FROM enrollments WHERE id = ?`+t.dialect.Lock, enrollmentID)
+		if err != nil || !known {
+			return err
+		}
+		deleted, err := t.exec(statement, args...)
+		if err != nil || deleted == 0 {
+			return err
+		}
+		changed = true
+		return t.mark([]string{enrollmentID}, t.urgentMark(options))
+	})
+	return changed, err
+}
+
+// EnrollmentSets implements storage.EnrollmentSets.
+func (s *Store) EnrollmentSets(ctx context.Context, enrollmentID string, page storage.Page) ([]string, error) {
+	return queryStrings(ctx, s.read, `SELECT set_name FROM enrollment_sets WHERE enrollment_id = ? AND set_name > ?
+		ORDER BY set_name LIMIT ?`, enrollmentID, page.After, page.Limit)
+}

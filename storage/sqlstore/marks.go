@@ -1,0 +1,111 @@
+package sqlstore
+
+import (
+	"context"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+
+	"github.com/decree-ddm/decree/storage"
+)
+
+// mark is a note that enrollments may have to be told.
+type mark struct {
+	held    bool   // they are not to be told, unless something else has them told
+	forceID int64  // not 0: they are to be told even if in sync, once for this number
+	urgent  bool   // they overtake mass fan-outs
+	at      string // expression for when they are due
+}
+
+// urgentMark is the mark for an enrollment that a change names. It waits a moment for more edits.
+func (t *tx) urgentMark(options storage.ChangeOptions) mark {
+	return mark{held: options.Held, urgent: true, at: t.later(t.store.options.NotifyDelay.Microseconds())}
+}
+
+// later is the expression for so many microseconds from now.
+func (t *tx) later(microseconds int64) string {
+	return t.now + " + " + strconv.FormatInt(microseconds, 10)
+}
+
+// lockEnrollment locks an enrollment's row, and makes it if there is none.
+func (t *tx) lockEnrollment(id string) error {
+	known, err := t.exists(`SELECT 1 FROM enrollments WHERE id = ?`+t.dialect.Lock, id)
+	if err != nil || known {
+		return err
+	}
+	return t.createEnrollments([]string{id})
+}
+
+func (t *tx) createEnrollments(ids []string) error {
+	for chunk := range slices.Chunk(ids, chunkSize) {
+		values := make([]byte, 0, len(chunk)*8)
+		for i := range chunk {
+			if i > 0 {
+				values = append(values, ',')
+			}
+			values = append(values, "(?, "+t.now+")"...)
+		}
+		if _, err := t.exec(t.dialect.InsertIgnore+` INTO enrollments (id, created_at) VALUES `+string(values),
+			args(nil, chunk)...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mark marks enrollments, given in sorted order. Assignments stand in an order that is right also where a later one
+// sees what an earlier one wrote, as in MySQL.
+func (t *tx) mark(ids []string, m mark) error {
+	set := `notify_seq = notify_seq + 1, `
+	where := ``
+	if m.held {
+		// Who waits to be told stays so; the time of a check after a command stays too. Only who had nothing due is
+		// looked at, to write down what is desired, and then left alone.
+		set += `held = CASE WHEN notify_at IS NULL THEN 1 ELSE held END,
+			notify_at = CASE WHEN notify_at IS NULL THEN ` + m.at + ` ELSE notify_at END`
+	} else {
+		set += `held = 0,
+			notify_at = CASE WHEN notify_at IS NULL OR notify_at > ` + m.at + ` THEN ` + m.at + ` ELSE notify_at END`
+	}
+	if m.urgent {
+		set += `, priority = 1`
+	}
+	if m.forceID != 0 {
+		force := strconv.FormatInt(m.forceID, 10)
+		set += `, force_seq = notify_seq` + t.dialect.AfterIncrement + `, force_id = ` + force
+		where = ` AND force_id <> ` + force
+	}
+	for chunk := range slices.Chunk(ids, chunkSize) {
+		if _, err := t.exec(`UPDATE enrollments SET `+set+` WHERE id IN `+list(len(chunk))+where,
+			args(nil, chunk)...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Notify implements storage.Notifications.
+func (s *Store) Notify(ctx context.Context, targets storage.NotifyTargets, options storage.ChangeOptions) error {
+	forceID := rand.Int64N(1<<62) + 1
+	enrollments := slices.Compact(slices.Sorted(slices.Values(targets.Enrollments)))
+	return s.inTx(ctx, foreground, "notifying", func(t *tx) error {
+		sets := slices.Clone(targets.Sets)
+		for _, identifier := range targets.Declarations {
+			more, err := t.strings(`SELECT set_name FROM set_declarations WHERE identifier = ?`, identifier)
+			if err != nil {
+				return err
+			}
+			sets = append(sets, more...)
+		}
+		slices.Sort(sets)
+		if err := t.createEnrollments(enrollments); err != nil {
+			return err
+		}
+		m := t.urgentMark(options)
+		m.forceID = forceID
+		if err := t.mark(enrollments, m); err != nil {
+			return err
+		}
+		return t.requestFanouts(slices.Compact(sets), options, forceID)
+	})
+}

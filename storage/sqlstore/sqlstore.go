@@ -1,0 +1,97 @@
+// Package sqlstore implements the storage contract on SQL, once for every database: a Dialect holds what differs. It
+// opens nothing and migrates nothing; storage/sqlite and storage/mysql do.
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"time"
+
+	"github.com/decree-ddm/decree/storage"
+)
+
+// Options are what an operator can set, the same for every database. Zero values mean the defaults.
+type Options struct {
+	// NotifyDelay is how long a mark waits for more edits. Negative means not at all; the default is 500 ms.
+	NotifyDelay time.Duration
+	// KeepReports and KeepErrors bound the status reports and errors kept per enrollment; the defaults are 20 and 50.
+	KeepReports int
+	KeepErrors  int
+	// Clock replaces the database's clock, for tests.
+	Clock func() time.Time
+	// Logger gets what no caller is told: transactions that had to be tried again. The default discards.
+	Logger *slog.Logger
+}
+
+func (o Options) withDefaults() Options {
+	if o.NotifyDelay == 0 {
+		o.NotifyDelay = 500 * time.Millisecond
+	}
+	o.NotifyDelay = max(o.NotifyDelay, 0)
+	if o.KeepReports <= 0 {
+		o.KeepReports = 20
+	}
+	if o.KeepErrors <= 0 {
+		o.KeepErrors = 50
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return o
+}
+
+// Store is a storage.Store on SQL.
+type Store struct {
+	read    *sql.DB // for what needs no transaction
+	write   *sql.DB // the same as read where any number of connections may write
+	dialect *Dialect
+	options Options
+	turns   turns
+
+	enrollment *sql.Stmt // the statement of Enrollment, prepared
+}
+
+var _ storage.Store = (*Store)(nil)
+
+// New returns a store over a database with Decree's schema. It owns both handles from then on, also when it fails;
+// they may be one.
+func New(ctx context.Context, read, write *sql.DB, dialect *Dialect, options Options) (*Store, error) {
+	s := &Store{read: read, write: write, dialect: dialect, options: options.withDefaults()}
+	if s.options.Clock == nil {
+		var err error
+		if s.enrollment, err = read.PrepareContext(ctx, s.enrollmentQuery()); err != nil {
+			return nil, errors.Join(fmt.Errorf("preparing: %w", err), s.Close())
+		}
+	}
+	return s, nil
+}
+
+// Ping implements storage.Store.
+func (s *Store) Ping(ctx context.Context) error {
+	return s.read.PingContext(ctx)
+}
+
+// Close implements storage.Store.
+func (s *Store) Close() error {
+	var errs []error
+	if s.enrollment != nil {
+		errs = append(errs, s.enrollment.Close())
+	}
+	errs = append(errs, s.read.Close())
+	if s.write != s.read {
+		errs = append(errs, s.write.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// now is the SQL expression for the current time, in microseconds since 1970.
+func (s *Store) now() string {
+	if s.options.Clock != nil {
+		return strconv.FormatInt(s.options.Clock().UnixMicro(), 10)
+	}
+	return s.dialect.Now
+}

@@ -1,0 +1,200 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"time"
+)
+
+// Statements are bounded: no IN list and no INSERT of several rows is longer than this.
+const chunkSize = 200
+
+// A transaction that loses against others is tried again so often, at growing intervals up to the longest.
+const (
+	maxTries     = 20
+	firstBackoff = 2 * time.Millisecond
+	maxBackoff   = 250 * time.Millisecond
+)
+
+// tx is a transaction. Its methods add the operation's context to nothing: callers wrap errors once.
+type tx struct {
+	ctx     context.Context
+	raw     *sql.Tx
+	store   *Store
+	dialect *Dialect
+	now     string // expression for the current time
+}
+
+// inTx runs fn in a transaction and commits it when fn returns nil. When the database says that the transaction lost
+// against another, it is rolled back and fn runs again: fn must set what it returns to the outside anew.
+func (s *Store) inTx(ctx context.Context, u urgency, operation string, fn func(*tx) error) error {
+	backoff := firstBackoff
+	for try := 1; ; try++ {
+		err := s.tryTx(ctx, u, fn)
+		if err == nil {
+			return nil
+		}
+		if !s.dialect.Again(err) || try == maxTries {
+			return fmt.Errorf("%s: %w", operation, err)
+		}
+		s.options.Logger.DebugContext(ctx, "transaction tried again", "operation", operation, "try", try, "error", err)
+		timer := time.NewTimer(time.Duration(rand.Int64N(int64(backoff))) + backoff/2)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return fmt.Errorf("%s: %w", operation, errors.Join(ctx.Err(), err))
+		}
+		backoff = min(2*backoff, maxBackoff)
+	}
+}
+
+func (s *Store) tryTx(ctx context.Context, u urgency, fn func(*tx) error) (err error) {
+	if s.dialect.OneWriter {
+		if err := s.turns.take(ctx, u); err != nil {
+			return err
+		}
+		defer s.turns.release()
+	}
+	raw, err := s.write.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	committed := false
+	defer func() {
+		if committed {
+			return
+		}
+		// The context of a request that went away has rolled back already.
+		if rollbackErr := raw.Rollback(); rollbackErr != nil && !errors.Is(rollbackErr, sql.ErrTxDone) {
+			err = errors.Join(err, rollbackErr)
+		}
+	}()
+	if err := fn(&tx{ctx: ctx, raw: raw, store: s, dialect: s.dialect, now: s.now()}); err != nil {
+		return err
+	}
+	committed = true
+	return raw.Commit()
+}
+
+// exec runs a statement and returns how many rows it matched.
+func (t *tx) exec(query string, args ...any) (int64, error) {
+	result, err := t.raw.ExecContext(t.ctx, query, args...)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected()
+}
+
+// exists reports whether a query has a row.
+func (t *tx) exists(query string, args ...any) (bool, error) {
+	var one int
+	err := t.raw.QueryRowContext(t.ctx, query, args...).Scan(&one)
+	if errors.Is(err, sql.ErrNoRows) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// strings returns the one column of a query.
+func (t *tx) strings(query string, args ...any) ([]string, error) {
+	return queryStrings(t.ctx, t.raw, query, args...)
+}
+
+type queryer interface {
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+}
+
+func queryStrings(ctx context.Context, q queryer, query string, args ...any) ([]string, error) {
+	list := []string{}
+	err := queryRows(ctx, q, func(rows *sql.Rows) error {
+		var s string
+		if err := rows.Scan(&s); err != nil {
+			return err
+		}
+		list = append(list, s)
+		return nil
+	}, query, args...)
+	return list, err
+}
+
+// queryRows calls scan for every row.
+func queryRows(ctx context.Context, q queryer, scan func(*sql.Rows) error, query string, args ...any) (err error) {
+	rows, err := q.QueryContext(ctx, query, args...)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	for rows.Next() {
+		if err := scan(rows); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+// list returns n placeholders in parentheses.
+func list(n int) string {
+	if n == 0 {
+		return "(NULL)"
+	}
+	return "(" + strings.Repeat("?,", n-1) + "?)"
+}
+
+// rowsOf returns n times a row of width placeholders, for an INSERT.
+func rowsOf(n, width int) string {
+	row := list(width)
+	return strings.Repeat(row+",", n-1) + row
+}
+
+// args turns strings into arguments, after others.
+func args(before []any, s []string) []any {
+	for _, value := range s {
+		before = append(before, value)
+	}
+	return before
+}
+
+// nullable turns an empty string into NULL.
+func nullable(s string) any {
+	if s == "" {
+		return nil
+	}
+	return s
+}
+
+// instant scans microseconds since 1970, NULL being the zero time.
+type instant struct{ time *time.Time }
+
+func (i instant) Scan(value any) error {
+	switch v := value.(type) {
+	case nil:
+		*i.time = time.Time{}
+	case int64:
+		*i.time = time.UnixMicro(v).UTC()
+	default:
+		return fmt.Errorf("a time of type %T", value)
+	}
+	return nil
+}
+
+// text scans a string, NULL being the empty one.
+type text struct{ string *string }
+
+func (t text) Scan(value any) error {
+	switch v := value.(type) {
+	case nil:
+		*t.string = ""
+	case []byte:
+		*t.string = string(v)
+	case string:
+		*t.string = v
+	default:
+		return fmt.Errorf("a text of type %T", value)
+	}
+	return nil
+}
