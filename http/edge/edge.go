@@ -1,0 +1,245 @@
+// Package edge is what Decree's HTTP handlers share: handlers that return errors, the one mapping of errors to answers,
+// bounded bodies, and one log line a request. It knows no route.
+package edge
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"time"
+)
+
+// HandlerFunc answers a request, or returns an error before it has written anything; the Mux then answers. After an
+// error later on the connection is cut.
+type HandlerFunc func(w http.ResponseWriter, r *http.Request) error
+
+// Mux routes requests by the patterns of net/http, and logs each once. It is safe for concurrent use after the last
+// Handle.
+type Mux struct {
+	mux    *http.ServeMux
+	before []func(http.ResponseWriter, *http.Request)
+	logger *slog.Logger
+	now    func() time.Time
+}
+
+// NewMux returns a mux that logs to logger.
+func NewMux(logger *slog.Logger) *Mux {
+	m := &Mux{mux: http.NewServeMux(), logger: logger, now: time.Now}
+	m.mux.Handle("/", m.adapt("", false, m.unrouted))
+	return m
+}
+
+// Handle registers a handler. Its errors are explained to the client.
+func (m *Mux) Handle(pattern string, handler HandlerFunc) {
+	m.mux.Handle(pattern, m.adapt(pattern, false, handler))
+}
+
+// HandleOpaque registers a handler whose errors tell the client nothing but the meaning of the status code: for what
+// devices can reach.
+func (m *Mux) HandleOpaque(pattern string, handler HandlerFunc) {
+	m.mux.Handle(pattern, m.adapt(pattern, true, handler))
+}
+
+// Before has fn see every request before it is routed: for headers that belong on every answer, errors included. Like
+// Handle, it is for the time before the first request.
+func (m *Mux) Before(fn func(w http.ResponseWriter, r *http.Request)) {
+	m.before = append(m.before, fn)
+}
+
+func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	for _, fn := range m.before {
+		fn(w, r)
+	}
+	if handler, _ := m.mux.Handler(r); !isOurs(handler) {
+		// ServeMux would redirect to a cleaned path or to one with a slash at its end. Few clients follow that with a
+		// method and body, and an identifier in the path would have become another one.
+		m.adapt("", false, m.unrouted).ServeHTTP(w, r)
+		return
+	}
+	m.mux.ServeHTTP(w, r)
+}
+
+// routed is a handler that adapt made, as opposed to those that ServeMux makes itself.
+type routed func(http.ResponseWriter, *http.Request)
+
+func (h routed) ServeHTTP(w http.ResponseWriter, r *http.Request) { h(w, r) }
+
+func isOurs(handler http.Handler) bool {
+	_, ours := handler.(routed)
+	return ours
+}
+
+// unrouted answers what no pattern matches.
+func (m *Mux) unrouted(w http.ResponseWriter, r *http.Request) error {
+	inner := strings.TrimSuffix(strings.TrimPrefix(r.URL.EscapedPath(), "/"), "/")
+	for segment := range strings.SplitSeq(inner, "/") {
+		if inner != "" && (segment == "" || segment == "." || segment == "..") {
+			return NewError(http.StatusBadRequest,
+				`the path has an empty segment, or one that is "." or "..": write a slash that is part of a name as %%2F`)
+		}
+	}
+	var allowed []string
+	for _, method := range []string{
+		http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete,
+	} {
+		probe := &http.Request{Method: method, URL: r.URL, Host: r.Host}
+		if handler, pattern := m.mux.Handler(probe); isOurs(handler) && pattern != "/" {
+			allowed = append(allowed, method)
+		}
+	}
+	if len(allowed) == 0 {
+		return NewError(http.StatusNotFound, "there is nothing at this path")
+	}
+	w.Header().Set("Allow", strings.Join(allowed, ", "))
+	return NewError(http.StatusMethodNotAllowed, "%s is not allowed here", r.Method)
+}
+
+// adapt turns a handler that returns errors into one of net/http's, and logs.
+func (m *Mux) adapt(pattern string, opaque bool, handler HandlerFunc) http.Handler {
+	return routed(func(w http.ResponseWriter, r *http.Request) {
+		start := m.now()
+		event := &Event{TraceID: traceID(r)}
+		answer := &answer{ResponseWriter: w}
+		err := m.call(handler, answer, r.WithContext(context.WithValue(r.Context(), eventKey{}, event)))
+		cut := err != nil && answer.wrote
+		if err != nil && !cut {
+			writeProblem(answer, problemOf(err), event.TraceID, opaque)
+		}
+		m.log(r, pattern, event, answer, err, m.now().Sub(start))
+		if cut {
+			// Half an answer must not look like a whole one.
+			panic(http.ErrAbortHandler)
+		}
+	})
+}
+
+// call turns a panic into an error.
+func (m *Mux) call(handler HandlerFunc, w http.ResponseWriter, r *http.Request) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			if p == http.ErrAbortHandler {
+				panic(p)
+			}
+			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+		}
+	}()
+	return handler(w, r)
+}
+
+func (m *Mux) log(
+	r *http.Request, pattern string, event *Event, answer *answer, err error, duration time.Duration,
+) {
+	level := slog.LevelInfo
+	attributes := []slog.Attr{
+		slog.String("trace_id", event.TraceID),
+		slog.String("method", r.Method),
+		slog.String("route", pattern),
+		slog.Int("status", answer.status()),
+		slog.Duration("duration", duration),
+		slog.String("remote", r.RemoteAddr),
+	}
+	attributes = append(attributes, event.attributes()...)
+	switch {
+	case err == nil:
+		if r.Method == http.MethodGet || event.quiet {
+			level = slog.LevelDebug
+		}
+	case errors.Is(err, context.Canceled) && r.Context().Err() != nil:
+		attributes = append(attributes, slog.String("error", "the client went away"))
+	default:
+		attributes = append(attributes, slog.String("error", err.Error()))
+		if answer.status() >= 500 {
+			level = slog.LevelError
+		}
+	}
+	m.logger.LogAttrs(r.Context(), level, "request", attributes...)
+}
+
+// answer remembers what was answered.
+type answer struct {
+	http.ResponseWriter
+	wrote bool
+	code  int
+}
+
+func (a *answer) WriteHeader(code int) {
+	if !a.wrote {
+		a.wrote, a.code = true, code
+	}
+	a.ResponseWriter.WriteHeader(code)
+}
+
+func (a *answer) Write(b []byte) (int, error) {
+	if !a.wrote {
+		a.wrote, a.code = true, http.StatusOK
+	}
+	return a.ResponseWriter.Write(b)
+}
+
+// Unwrap is for http.ResponseController.
+func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
+
+func (a *answer) status() int {
+	if !a.wrote {
+		return http.StatusOK
+	}
+	return a.code
+}
+
+// Event is what is logged of a request, filled in along the way.
+type Event struct {
+	TraceID string
+
+	mu    sync.Mutex
+	quiet bool
+	attrs []slog.Attr
+}
+
+type eventKey struct{}
+
+// EventOf returns the event of the request that a context belongs to.
+func EventOf(ctx context.Context) *Event {
+	if event, ok := ctx.Value(eventKey{}).(*Event); ok {
+		return event
+	}
+	return &Event{}
+}
+
+// Set adds an attribute. Payloads and secrets have no place in it.
+func (e *Event) Set(key, value string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.attrs = append(e.attrs, slog.String(key, value))
+}
+
+// Quiet says that a success is worth a debug line only.
+func (e *Event) Quiet() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.quiet = true
+}
+
+func (e *Event) attributes() []slog.Attr {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.attrs
+}
+
+// traceID is the one in the request's traceparent header (W3C Trace Context), or a new one.
+func traceID(r *http.Request) string {
+	if parts := strings.Split(r.Header.Get("Traceparent"), "-"); len(parts) == 4 && len(parts[1]) == 32 {
+		if id, err := hex.DecodeString(parts[1]); err == nil && [16]byte(id) != [16]byte{} {
+			return parts[1]
+		}
+	}
+	var id [16]byte
+	_, _ = rand.Read(id[:]) // never fails
+	return hex.EncodeToString(id[:])
+}
