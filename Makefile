@@ -1,0 +1,42 @@
+# `make run` builds and starts the server, `make test` runs every test; `make help` lists the rest.
+
+VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+PACKAGES  ?= ./...
+TESTFLAGS ?= -race -timeout 15m
+BENCH     ?= .
+BENCHTIME ?= 1s
+RUN_FLAGS ?=
+
+.DEFAULT_GOAL := build
+.PHONY: build run test test-quick bench check fmt generate clean help
+
+build: ## build bin/decree, a static binary
+	CGO_ENABLED=0 go build -trimpath -ldflags "-X main.version=$(VERSION)" -o bin/ ./cmd/...
+
+run: build ## build and start the server on :9002 with SQLite (RUN_FLAGS: more flags for it)
+	@tools/run.sh $(RUN_FLAGS)
+
+test: ## run every test, with databases and the race detector (PACKAGES, TESTFLAGS)
+	@$(if $(filter -race,$(TESTFLAGS)),tools/require.sh cc)
+	go run ./tools/testdb -- go test $(TESTFLAGS) $(PACKAGES)
+
+test-quick: ## run the tests that need no database server (PACKAGES)
+	go test $(PACKAGES)
+
+bench: ## run the benchmarks, on databases that are as durable as in production (PACKAGES, BENCH, BENCHTIME)
+	go run ./tools/testdb -durable -postgres=false -- go test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) $(PACKAGES)
+
+check: ## run everything that a change must pass besides the tests
+	@tools/check.sh
+
+fmt: ## format the Go files
+	gofmt -w .
+
+generate: ## generate what is generated
+	go generate ./...
+
+clean: ## delete what was built
+	rm -rf bin
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

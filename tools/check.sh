@@ -1,0 +1,89 @@
+#!/usr/bin/env bash
+# check.sh — everything that a change must pass besides the tests. All checks run, whichever fail.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+failed=()
+
+check() {
+	local name=$1
+	shift
+	echo "== $name"
+	"$@" || failed+=("$name")
+}
+
+formatted() {
+	local files
+	files=$(gofmt -l .) || return
+	if [ -n "$files" ]; then
+		echo "not formatted (make fmt):"
+		echo "$files"
+		return 1
+	fi
+}
+
+# files lists the files of the working tree that git doesn't ignore.
+files() {
+	local names file
+	names=$(git -c core.quotePath=off ls-files --cached --others --exclude-standard) || return
+	while IFS= read -r file; do
+		if [ -f "$file" ]; then
+			echo "$file"
+		fi
+	done <<<"$names" | sort -u
+}
+
+# snapshot lists the same files with the hashes of their contents.
+snapshot() {
+	local names hashes
+	names=$(files) || return
+	hashes=$(git hash-object --stdin-paths <<<"$names") || return
+	paste <(echo "$names") <(echo "$hashes")
+}
+
+# generated compares with the tree as it was, not with the last commit, so that it can be run before a commit too.
+generated() {
+	local before after
+	before=$(snapshot) || return
+	go generate ./... || return
+	after=$(snapshot) || return
+	if ! diff <(echo "$before") <(echo "$after"); then
+		echo "go generate changed these files: commit what it makes"
+		return 1
+	fi
+}
+
+shell_scripts() {
+	local names file first scripts=()
+	names=$(files) || return
+	while IFS= read -r file; do
+		first=
+		IFS= read -r first <"$file" || true
+		if [[ $file == *.sh || $first =~ ^#!.*[/\ ](ba)?sh( |$) ]]; then
+			scripts+=("$file")
+		fi
+	done <<<"$names"
+	if [ ${#scripts[@]} -eq 0 ]; then
+		return
+	fi
+	if ! tools/require.sh shellcheck; then
+		echo "skipped: shellcheck isn't installed"
+		return
+	fi
+	shellcheck "${scripts[@]}"
+}
+
+check gofmt formatted
+check "go vet" go vet ./...
+check staticcheck go tool staticcheck ./...
+check "go mod tidy" go mod tidy -diff
+check "go generate" generated
+check shellcheck shell_scripts
+
+if [ ${#failed[@]} -gt 0 ]; then
+	(
+		IFS=,
+		echo "failed: ${failed[*]}" >&2
+	)
+	exit 1
+fi
