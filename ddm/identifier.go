@@ -42,7 +42,7 @@ func ValidateIdentifier(field, id string) *Problem {
 
 // ValidateName returns what is wrong with the name of a set, or nil. A name has
 // 1 to 255 octets of UTF-8 without control characters and without white space
-// at its ends.
+// at its ends. It is not "." or "..", which a path is cleaned of.
 func ValidateName(field, name string) *Problem {
 	return validateText(field, name)
 }
@@ -50,17 +50,13 @@ func ValidateName(field, name string) *Problem {
 // ValidateEnrollmentID returns what is wrong with an enrollment id, or nil. It
 // has 1 to 255 octets of UTF-8 without control characters, without white space
 // at its ends and without a comma: NanoMDM splits lists of ids at commas, after
-// unescaping, so it could never be told to synchronize; nor could "." or "..",
-// which a path is cleaned of.
+// unescaping, so it could never be told to synchronize.
 func ValidateEnrollmentID(field, id string) *Problem {
 	if problem := validateText(field, id); problem != nil {
 		return problem
 	}
 	if strings.Contains(id, ",") {
 		return &Problem{field, "must not contain a comma: the MDM server separates enrollment ids with it"}
-	}
-	if id == "." || id == ".." {
-		return &Problem{field, "must not be a path segment that means another one"}
 	}
 	return nil
 }
@@ -74,6 +70,9 @@ func validateText(field, text string) *Problem {
 		return &Problem{field, fmt.Sprintf("must not be longer than %d octets, has %d", maxNameOctets, len(text))}
 	case !utf8.ValidString(text):
 		return &Problem{field, "must be valid UTF-8"}
+	}
+	if text == "." || text == ".." {
+		return &Problem{field, "must not be a path segment that means another one"}
 	}
 	// Control characters are C0, DEL and C1.
 	if strings.ContainsFunc(text, unicode.IsControl) {

@@ -83,10 +83,10 @@ func FuzzValidateIdentifier(f *testing.F) {
 }
 
 func TestValidateName(t *testing.T) {
-	for _, name := range []string{"a", "Set one", "a/b?c#d%", "..", "é", strings.Repeat("x", 255)} {
+	for _, name := range []string{"a", "Set one", "a/b?c#d%", "...", "é", strings.Repeat("x", 255)} {
 		require.Nil(t, ValidateName("set", name), name)
 	}
-	for _, name := range []string{"", " a", "a\t", "a\x00b", "a\u0080", "\xff", strings.Repeat("x", 256)} {
+	for _, name := range []string{"", ".", "..", " a", "a\t", "a\x00b", "a\u0080", "\xff", strings.Repeat("x", 256)} {
 		require.NotNil(t, ValidateName("set", name), "%q", name)
 	}
 }
@@ -95,7 +95,7 @@ func TestValidateEnrollmentID(t *testing.T) {
 	for _, id := range []string{"A1B2", "DEVICE-UDID:USER-GUID", "a b", "é/?%", strings.Repeat("x", 255)} {
 		require.Nil(t, ValidateEnrollmentID("id", id), id)
 	}
-	for _, id := range []string{"", "a,b", ",", " a", "a\n", "a\u2003", "a\x7fb", "\xff", strings.Repeat("x", 256)} {
+	for _, id := range []string{"", ".", "..", "a,b", ",", " a", "a\n", "a\u2003", "a\x7fb", "\xff", strings.Repeat("x", 256)} {
 		require.NotNil(t, ValidateEnrollmentID("id", id), "%q", id)
 	}
 	require.Equal(t, &Problem{"id", "must not be longer than 255 octets, has 300"}, ValidateEnrollmentID("id", strings.Repeat("x", 300)))

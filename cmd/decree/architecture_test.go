@@ -1,0 +1,64 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// mayImport says which of the module's packages each may import, its tests aside. Imports point one way, and siblings
+// never import each other.
+var mayImport = map[string][]string{
+	"ddm":                          {},
+	"storage":                      {"ddm"},
+	"storage/sqlstore":             {"ddm", "storage"},
+	"storage/sqlite":               {"storage/sqlstore"},
+	"storage/mysql":                {"storage/sqlstore"},
+	"storage/mysql/mysqltest":      {},
+	"storage/storagetest":          {"ddm", "storage", "storage/sqlstore"},
+	"storage/compositor":           {"ddm", "storage"},
+	"http/edge":                    {"ddm", "storage"},
+	"http/api":                     {"ddm", "storage", "http/edge"},
+	"http/ddm":                     {"ddm", "storage", "http/edge"},
+	"notifier":                     {"storage"},
+	"notifier/nanomdm":             {"notifier"},
+	"notifier/nanomdm/nanomdmtest": {},
+	"tools/testdb":                 {},
+	"cmd/decree": {
+		"http/api", "http/ddm", "http/edge", "notifier", "notifier/nanomdm",
+		"storage/compositor", "storage/mysql", "storage/sqlite", "storage/sqlstore",
+	},
+}
+
+func TestImports(t *testing.T) {
+	t.Parallel()
+	const module = "github.com/decree-ddm/decree/"
+	output, err := exec.Command("go", "list", "-json=ImportPath,Imports", module+"...").Output()
+	require.NoError(t, err)
+	seen := 0
+	for decoder := json.NewDecoder(strings.NewReader(string(output))); ; seen++ {
+		var listed struct {
+			ImportPath string
+			Imports    []string
+		}
+		err := decoder.Decode(&listed)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		require.NoError(t, err)
+		name := strings.TrimPrefix(listed.ImportPath, module)
+		allowed, known := mayImport[name]
+		require.True(t, known, "%s has no place in the architecture yet", name)
+		for _, path := range listed.Imports {
+			if imported, ours := strings.CutPrefix(path, module); ours {
+				require.Contains(t, allowed, imported, "%s must not import %s", name, imported)
+			}
+		}
+	}
+	require.Equal(t, len(mayImport), seen)
+}

@@ -1,0 +1,243 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/decree-ddm/decree/storage/mysql/mysqltest"
+)
+
+// patience is how long tests wait for what must happen.
+const patience = 30 * time.Second
+
+const testKey = "a-key-for-tests"
+
+// database makes the flags for a new database.
+type database struct {
+	name  string
+	flags func(t testing.TB) []string
+}
+
+func databases() []database {
+	return []database{
+		{"SQLite", func(t testing.TB) []string {
+			return []string{"-storage", "sqlite", "-storage-dsn", filepath.Join(t.TempDir(), "decree.db")}
+		}},
+		{"MySQL", func(t testing.TB) []string {
+			return []string{"-storage", "mysql", "-storage-dsn", mysqltest.DSN(t)}
+		}},
+	}
+}
+
+// eachDatabase runs a test in parallel on every kind of database.
+func eachDatabase(t *testing.T, test func(t *testing.T, flags []string)) {
+	t.Parallel()
+	for _, db := range databases() {
+		t.Run(db.name, func(t *testing.T) {
+			t.Parallel()
+			test(t, db.flags(t))
+		})
+	}
+}
+
+// server is a running Decree, and a client of its API.
+type server struct {
+	t        testing.TB
+	url      string
+	program  *program
+	database *sql.DB // the same that the program uses
+}
+
+// startDecree starts the program as main does, on a port of its own.
+func startDecree(t testing.TB, flags ...string) *server {
+	t.Helper()
+	args := append([]string{"-listen", "127.0.0.1:0", "-api", testKey}, flags...)
+	logs := io.Discard
+	if testing.Verbose() {
+		logs = testLog{t}
+	}
+	config, err := parseConfig(args, nil, io.Discard)
+	require.NoError(t, err)
+	p, err := start(context.Background(), config, io.Discard, logs)
+	require.NoError(t, err)
+	dsn := config.storageDSN
+	if config.storage == "sqlite" {
+		dsn = "file:" + dsn + "?_pragma=busy_timeout(10000)"
+	}
+	raw, err := sql.Open(config.storage, dsn)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, raw.Close()) })
+	s := &server{t: t, url: "http://" + p.listener.Addr().String(), program: p, database: raw}
+	t.Cleanup(s.stop)
+	return s
+}
+
+// stop stops the program; further calls do nothing.
+func (s *server) stop() {
+	if s.program != nil {
+		require.NoError(s.t, s.program.stop())
+		s.program = nil
+	}
+}
+
+type testLog struct{ t testing.TB }
+
+func (l testLog) Write(line []byte) (int, error) {
+	l.t.Log(strings.TrimSuffix(string(line), "\n"))
+	return len(line), nil
+}
+
+// do sends a request to the API and returns the answer.
+func (s *server) do(method, path, body string) (int, []byte) {
+	s.t.Helper()
+	request, err := http.NewRequest(method, s.url+path, strings.NewReader(body))
+	require.NoError(s.t, err)
+	request.SetBasicAuth("kmfddm", testKey)
+	return s.send(request)
+}
+
+func (s *server) send(request *http.Request) (int, []byte) {
+	s.t.Helper()
+	response, err := http.DefaultClient.Do(request)
+	require.NoError(s.t, err)
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	require.NoError(s.t, err)
+	return response.StatusCode, text
+}
+
+// change sends a request that must change something.
+func (s *server) change(method, path, body string) {
+	s.t.Helper()
+	code, text := s.do(method, path, body)
+	require.Equal(s.t, http.StatusNoContent, code, "%s %s: %s", method, path, text)
+}
+
+// get decodes what the API answers.
+func (s *server) get(path string, into any) {
+	s.t.Helper()
+	code, text := s.do(http.MethodGet, path, "")
+	require.Equal(s.t, http.StatusOK, code, "GET %s: %s", path, text)
+	require.NoError(s.t, json.Unmarshal(text, into))
+}
+
+// device sends a device's request as an MDM would.
+func (s *server) device(enrollmentID, method, path, body string) (int, []byte) {
+	s.t.Helper()
+	request, err := http.NewRequest(method, s.url+path, strings.NewReader(body))
+	require.NoError(s.t, err)
+	request.Header.Set("X-Enrollment-ID", enrollmentID)
+	request.Header.Set("X-Enrollment-Type", "Device")
+	return s.send(request)
+}
+
+func (s *server) putDeclaration(identifier, declarationType, payload string) {
+	s.t.Helper()
+	s.change(http.MethodPut, "/v1/declarations", declarationJSON(identifier, declarationType, payload))
+}
+
+func declarationJSON(identifier, declarationType, payload string) string {
+	return fmt.Sprintf(`{"Identifier":%q,"Type":%q,"Payload":%s}`, identifier, declarationType, payload)
+}
+
+// putTest puts a test configuration that echoes a text.
+func (s *server) putTest(identifier, echo string) {
+	s.t.Helper()
+	s.putDeclaration(identifier, "com.apple.configuration.management.test", fmt.Sprintf(`{"Echo":%q}`, echo))
+}
+
+func (s *server) addToSet(set, identifier string) {
+	s.t.Helper()
+	s.change(http.MethodPut, "/v1/set-declarations/"+set+"?declaration="+url.QueryEscape(identifier), "")
+}
+
+func (s *server) assign(enrollmentID, set string) {
+	s.t.Helper()
+	s.change(http.MethodPut, "/v1/enrollment-sets/"+enrollmentID+"?set="+url.QueryEscape(set), "")
+}
+
+// token is the DeclarationsToken of an enrollment, asked for without a trace.
+func (s *server) token(enrollmentID string) string {
+	s.t.Helper()
+	var tokens struct {
+		SyncTokens struct{ DeclarationsToken string }
+	}
+	s.observe(enrollmentID, "/tokens", &tokens)
+	return tokens.SyncTokens.DeclarationsToken
+}
+
+// observe decodes what a device would get.
+func (s *server) observe(enrollmentID, path string, into any) {
+	s.t.Helper()
+	request, err := http.NewRequest(http.MethodGet, s.url+path, nil)
+	require.NoError(s.t, err)
+	request.Header.Set("X-Enrollment-ID", enrollmentID)
+	request.Header.Set("X-Decree-Observe", "1")
+	code, text := s.send(request)
+	require.Equal(s.t, http.StatusOK, code, "GET %s: %s", path, text)
+	require.NoError(s.t, json.NewDecoder(bytes.NewReader(text)).Decode(into))
+}
+
+// enrollment is what the API says of an enrollment.
+type enrollment struct {
+	InSync       bool   `json:"in_sync"`
+	DesiredToken string `json:"desired_token"`
+	SyncedToken  string `json:"synced_token"`
+	NotifyAt     string `json:"notify_at"`
+}
+
+func (s *server) enrollment(id string) enrollment {
+	s.t.Helper()
+	var e enrollment
+	s.get("/v1/enrollments/"+id, &e)
+	return e
+}
+
+// waitInSync waits until an enrollment has what it should have and nothing is due for it.
+func (s *server) waitInSync(ids ...string) {
+	s.t.Helper()
+	for _, id := range ids {
+		s.eventually(func() bool {
+			e := s.enrollment(id)
+			return e.InSync && e.NotifyAt == ""
+		}, "enrollment %s in sync", id)
+	}
+}
+
+// eventually polls a condition.
+func (s *server) eventually(condition func() bool, format string, arguments ...any) {
+	s.t.Helper()
+	for deadline := time.Now().Add(patience); !condition(); {
+		require.True(s.t, time.Now().Before(deadline), "waited too long for "+format, arguments)
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// waitIdle waits until the enrollments are in sync, and nothing is on its way that could tell them.
+func (s *server) waitIdle(ids ...string) {
+	s.t.Helper()
+	s.waitInSync(ids...)
+	s.eventually(func() bool {
+		return s.count(`SELECT COUNT(*) FROM fanouts`) == 0 &&
+			s.count(`SELECT COUNT(*) FROM enrollments WHERE notify_at IS NOT NULL`) == 0
+	}, "an empty queue")
+}
+
+// count asks the database itself.
+func (s *server) count(query string) (n int) {
+	s.t.Helper()
+	require.NoError(s.t, s.database.QueryRow(query).Scan(&n))
+	return n
+}

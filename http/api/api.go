@@ -1,0 +1,116 @@
+// Package api serves the REST API for admins: declarations, sets, who has them, and what devices say. It changes what
+// is desired and nothing else; telling devices is the notifier's work, which it only wakes.
+package api
+
+import (
+	"context"
+	"crypto/sha256"
+	"net/http"
+	"strings"
+
+	"github.com/decree-ddm/decree/http/edge"
+	"github.com/decree-ddm/decree/storage"
+)
+
+// Store is what the API needs of storage.
+type Store interface {
+	storage.Declarations
+	storage.Sets
+	storage.EnrollmentSets
+	storage.Enrollments
+	storage.Statuses
+	// Notify is that of storage.Notifications.
+	Notify(ctx context.Context, targets storage.NotifyTargets, options storage.ChangeOptions) error
+}
+
+// Compositor says what an enrollment should have. It is safe for concurrent use.
+type Compositor interface {
+	// Desired returns the DeclarationsToken of what an enrollment should have, and whether that is nothing. The
+	// enrollment and its vector were read together.
+	Desired(ctx context.Context, enrollment *storage.Enrollment, vector storage.Vector) (
+		token string, empty bool, err error)
+}
+
+// Config is what Register needs.
+type Config struct {
+	Store      Store
+	Compositor Compositor
+	// Key is the API key. Without one, every request that needs it is refused.
+	Key string
+	// CORSOrigin is the origin whose pages may use the API from a browser: one origin, "*" for all, empty for none.
+	CORSOrigin string
+	// Version is what GET /version answers.
+	Version string
+	// Wake, if not nil, is called after each change that may lead to notifications. It must not block.
+	Wake func()
+}
+
+// Register adds the API to a mux.
+func Register(mux *edge.Mux, config Config) {
+	a := &api{Config: config, keyDigest: sha256.Sum256([]byte(config.Key))}
+	for _, route := range a.routes() {
+		handler := route.handler
+		if strings.Contains(route.pattern, " "+prefix) {
+			handler = a.authorized(handler)
+		}
+		mux.Handle(route.pattern, handler)
+	}
+	if config.CORSOrigin != "" {
+		a.allowOrigin(mux)
+	}
+}
+
+const (
+	versionPath = "/version"
+	// prefix is what the paths begin with that need the API key.
+	prefix = "/v1/"
+)
+
+type api struct {
+	Config
+	keyDigest [sha256.Size]byte
+}
+
+type route struct {
+	pattern string
+	handler edge.HandlerFunc
+}
+
+// routes lists the whole API. Names in paths take the rest of the path, since they may hold slashes.
+func (a *api) routes() []route {
+	return []route{
+		{"GET " + versionPath, a.getVersion},
+
+		{"GET /v1/declarations", a.getDeclarations},
+		{"PUT /v1/declarations", a.putDeclaration},
+		{"GET /v1/declarations/{id...}", a.getDeclaration},
+		{"DELETE /v1/declarations/{id...}", a.deleteDeclaration},
+		{"POST /v1/declarations/{path...}", a.touchDeclaration},
+		{"GET /v1/declaration-sets/{id...}", a.getDeclarationSets},
+
+		{"GET /v1/sets", a.getSets},
+		{"GET /v1/set-declarations/{set...}", a.getSetDeclarations},
+		{"PUT /v1/set-declarations/{set...}", a.putSetDeclaration},
+		{"DELETE /v1/set-declarations/{set...}", a.deleteSetDeclaration},
+
+		{"GET /v1/enrollments/{id...}", a.getEnrollment},
+		{"GET /v1/enrollment-sets/{id...}", a.getEnrollmentSets},
+		{"PUT /v1/enrollment-sets/{id...}", a.putEnrollmentSet},
+		{"DELETE /v1/enrollment-sets/{id...}", a.deleteEnrollmentSet},
+		{"DELETE /v1/enrollment-sets-all/{id...}", a.deleteEnrollmentSets},
+		{"DELETE /v1/enrollment-sets-all/sets/{id...}", a.deleteEnrollmentSets},
+
+		{"GET /v1/declaration-status/{ids...}", a.getDeclarationStatus},
+		{"GET /v1/status-errors/{ids...}", a.getStatusErrors},
+		{"GET /v1/status-values/{ids...}", a.getStatusValues},
+		{"GET /v1/status-report/{id...}", a.getStatusReport},
+
+		{"POST /v1/notify", a.postNotify},
+	}
+}
+
+func (a *api) getVersion(w http.ResponseWriter, _ *http.Request) error {
+	return edge.WriteJSON(w, http.StatusOK, struct {
+		Version string `json:"version"`
+	}{a.Version})
+}

@@ -1,0 +1,108 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"strconv"
+
+	"github.com/decree-ddm/decree/http/edge"
+	"github.com/decree-ddm/decree/storage"
+)
+
+const (
+	// pageSize is how much of a list is held at a time.
+	pageSize = 1000
+	maxLimit = 10000
+)
+
+// lister reads a page of a list.
+type lister func(ctx context.Context, page storage.Page) ([]string, error)
+
+// list answers with a list: all of it, or one page where limit or after is given.
+func list(w http.ResponseWriter, r *http.Request, read lister) error {
+	q, err := parseQuery(r)
+	if err != nil {
+		return err
+	}
+	limit, limited, err := q.whole("limit", 1, maxLimit)
+	if err != nil {
+		return err
+	}
+	after, given, err := q.one("after")
+	if err != nil {
+		return err
+	}
+	if !limited && !given {
+		return listAll(w, r, read)
+	}
+	if !limited {
+		limit = pageSize
+	}
+	return listPage(w, r, q, read, storage.Page{After: after, Limit: int(limit)})
+}
+
+func listPage(w http.ResponseWriter, r *http.Request, q query, read lister, page storage.Page) error {
+	// One more than asked for tells whether there is a next page.
+	names, err := read(r.Context(), storage.Page{After: page.After, Limit: page.Limit + 1})
+	if err != nil {
+		return err
+	}
+	if len(names) > page.Limit {
+		names = names[:page.Limit]
+		q.Set("limit", strconv.Itoa(page.Limit))
+		q.Set("after", names[page.Limit-1])
+		next := url.URL{Path: r.URL.Path, RawPath: r.URL.RawPath, RawQuery: q.Encode()}
+		w.Header().Set("Link", "<"+next.String()+`>; rel="next"`)
+	}
+	return edge.WriteJSON(w, http.StatusOK, append([]string{}, names...))
+}
+
+// listAll writes a list page by page. Nothing is written before the first page is read: what goes wrong usually goes
+// wrong while it can still be said.
+func listAll(w http.ResponseWriter, r *http.Request, read lister) error {
+	text := bytes.NewBufferString("[")
+	separator := ""
+	page := storage.Page{Limit: pageSize}
+	for {
+		names, err := read(r.Context(), page)
+		if err != nil {
+			return err
+		}
+		for _, name := range names {
+			text.WriteString(separator)
+			if err := appendJSON(text, name); err != nil {
+				return err
+			}
+			separator = ","
+		}
+		if len(names) < page.Limit {
+			text.WriteString("]\n")
+			return writeJSON(w, text)
+		}
+		if err := writeJSON(w, text); err != nil {
+			return err
+		}
+		page.After = names[len(names)-1]
+	}
+}
+
+// appendJSON adds a value as JSON, its text unescaped.
+func appendJSON(text *bytes.Buffer, value any) error {
+	encoder := json.NewEncoder(text)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(value); err != nil {
+		return err
+	}
+	text.Truncate(text.Len() - 1) // the encoder ends the line
+	return nil
+}
+
+// writeJSON sends a piece of an answer on its way, and empties the buffer for the next one.
+func writeJSON(w http.ResponseWriter, text *bytes.Buffer) error {
+	w.Header().Set("Content-Type", "application/json")
+	_, err := text.WriteTo(w)
+	return err
+}

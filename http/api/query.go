@@ -1,0 +1,106 @@
+package api
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/decree-ddm/decree/ddm"
+)
+
+// query is the parameters of a request.
+type query struct{ url.Values }
+
+// parseQuery reads the query string. One that is malformed is refused whole: of "nonotify=%zz&declaration=D" only
+// the second half could be followed.
+func parseQuery(r *http.Request) (query, error) {
+	values, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return query{}, invalid("query string", "is malformed: %v", err)
+	}
+	return query{values}, nil
+}
+
+// one returns a parameter that may be given once.
+func (q query) one(name string) (value string, given bool, err error) {
+	values := q.Values[name]
+	switch len(values) {
+	case 0:
+		return "", false, nil
+	case 1:
+		return values[0], true, encoded(name, values[0])
+	}
+	return "", true, invalid(name, "must be given once, not %d times", len(values))
+}
+
+// required returns a parameter that must be given once, and not be empty.
+func (q query) required(name string) (string, error) {
+	value, given, err := q.one(name)
+	switch {
+	case err != nil:
+		return "", err
+	case !given:
+		return "", invalid(name, "is missing: it must be given in the query string")
+	case value == "":
+		return "", invalid(name, "must not be empty")
+	}
+	return value, nil
+}
+
+// boolean returns a parameter that is false when it is missing, empty or one of the words that say so.
+func (q query) boolean(name string) (bool, error) {
+	value, _, err := q.one(name)
+	switch strings.ToLower(value) {
+	case "", "0", "false", "no", "off":
+		return false, err
+	}
+	return true, err
+}
+
+// whole returns a parameter that is a whole number, and whether it was given.
+func (q query) whole(name string, lowest, highest int64) (number int64, given bool, err error) {
+	value, given, err := q.one(name)
+	if err != nil || !given {
+		return 0, given, err
+	}
+	number, err = strconv.ParseInt(value, 10, 64)
+	if err != nil || number < lowest || number > highest {
+		return 0, true, invalid(name, "must be a whole number from %d to %d", lowest, highest)
+	}
+	return number, true, nil
+}
+
+// pathName returns the part of the path that names what a request is about.
+func pathName(r *http.Request, name string) (string, error) {
+	value := r.PathValue(name)
+	if value == "" {
+		return "", invalid(name, "must not be empty: it is missing at the end of the path")
+	}
+	return value, encoded(name, value)
+}
+
+// encoded refuses what cannot be a name of anything, and what an answer in JSON could not repeat.
+func encoded(name, value string) error {
+	if !utf8.ValidString(value) {
+		return invalid(name, "must be valid UTF-8")
+	}
+	return nil
+}
+
+// invalid is the error for one thing that is wrong with a request.
+func invalid(field, format string, arguments ...any) error {
+	return &ddm.InvalidError{Problems: []ddm.Problem{{Field: field, Message: fmt.Sprintf(format, arguments...)}}}
+}
+
+// refused turns the first problem that there is into an error.
+func refused(problems ...*ddm.Problem) error {
+	for _, problem := range problems {
+		if problem != nil {
+			return &ddm.InvalidError{Problems: []ddm.Problem{*problem}}
+		}
+	}
+	return nil
+}

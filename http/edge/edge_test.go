@@ -1,0 +1,126 @@
+package edge
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// serve returns a mux that logs to a buffer. The buffer is safe to read when ServeHTTP has returned.
+func serve() (*Mux, *bytes.Buffer) {
+	log := &bytes.Buffer{}
+	return NewMux(slog.New(slog.NewJSONHandler(log, nil))), log
+}
+
+func request(mux *Mux, method, target string) *httptest.ResponseRecorder {
+	recorder := httptest.NewRecorder()
+	mux.ServeHTTP(recorder, httptest.NewRequest(method, target, nil))
+	return recorder
+}
+
+func ok(w http.ResponseWriter, r *http.Request) error {
+	_, err := fmt.Fprint(w, r.PathValue("id"))
+	return err
+}
+
+func TestNothingIsRedirected(t *testing.T) {
+	t.Parallel()
+	mux, _ := serve()
+	mux.Handle("GET /things", ok)
+	mux.Handle("GET /things/{id...}", ok)
+	mux.Handle("DELETE /things/{id...}", ok)
+	for target, want := range map[string]string{
+		"/things":            "",
+		"/things/":           "",
+		"/things/a":          "a",
+		"/things/a/b":        "a/b",
+		"/things/a/b/":       "a/b/",
+		"/things/a%2F%2Fb":   "a//b",
+		"/things/a%2F..%2Fb": "a/../b",
+		"/things/..%2F":      "../",
+		"/things/...":        "...",
+	} {
+		got := request(mux, "GET", target)
+		require.Equal(t, http.StatusOK, got.Code, target)
+		require.Equal(t, want, got.Body.String(), target)
+	}
+	for _, target := range []string{
+		"//things", "/things//", "/things/a//b", "/things/./a", "/things/../a", "/things/a/..", "/./things", "/x/../things",
+	} {
+		for _, method := range []string{"GET", "DELETE", "PUT"} {
+			got := request(mux, method, target)
+			require.Equal(t, http.StatusBadRequest, got.Code, target)
+			require.Contains(t, got.Body.String(), "%2F", target)
+		}
+	}
+	got := request(mux, "DELETE", "/things")
+	require.Equal(t, http.StatusMethodNotAllowed, got.Code)
+	require.Equal(t, "GET, HEAD", got.Header().Get("Allow"))
+	for _, target := range []string{"/", "//", "/other", "/thing"} {
+		require.Equal(t, http.StatusNotFound, request(mux, "GET", target).Code, target)
+	}
+}
+
+func TestBeforeSeesEveryRequest(t *testing.T) {
+	t.Parallel()
+	mux, _ := serve()
+	mux.Before(func(w http.ResponseWriter, r *http.Request) { w.Header().Set("X-Path", r.URL.Path) })
+	mux.Handle("GET /fine", ok)
+	mux.Handle("GET /fails", func(http.ResponseWriter, *http.Request) error { return errors.New("no") })
+	for target, code := range map[string]int{"/fine": 200, "/fails": 500, "/unknown": 404, "/a//b": 400} {
+		got := request(mux, "GET", target)
+		require.Equal(t, code, got.Code)
+		require.Equal(t, target, got.Header().Get("X-Path"))
+	}
+	require.Equal(t, "/fine", request(mux, "PUT", "/fine").Header().Get("X-Path"))
+}
+
+func TestAnErrorIsLoggedAndNotShown(t *testing.T) {
+	t.Parallel()
+	mux, log := serve()
+	mux.Handle("GET /fails", func(http.ResponseWriter, *http.Request) error { return errors.New("table is gone") })
+	mux.Handle("GET /panics", func(http.ResponseWriter, *http.Request) error { panic("table is gone") })
+	mux.HandleOpaque("GET /opaque", func(http.ResponseWriter, *http.Request) error {
+		return NewError(http.StatusNotFound, "a secret")
+	})
+	for _, target := range []string{"/fails", "/panics"} {
+		got := request(mux, "GET", target)
+		require.Equal(t, http.StatusInternalServerError, got.Code)
+		require.NotContains(t, got.Body.String(), "table")
+		require.Contains(t, got.Body.String(), "trace id")
+		require.Contains(t, log.String(), "table is gone")
+		log.Reset()
+	}
+	got := request(mux, "GET", "/opaque")
+	require.JSONEq(t, `{"error":"not found"}`, got.Body.String())
+	require.Contains(t, log.String(), "a secret")
+}
+
+// TestHalfAnAnswer must be seen to be one: the connection is cut.
+func TestHalfAnAnswer(t *testing.T) {
+	t.Parallel()
+	mux, _ := serve()
+	mux.Handle("GET /half", func(w http.ResponseWriter, _ *http.Request) error {
+		if _, err := io.WriteString(w, `["half",`+strings.Repeat(" ", 1<<16)); err != nil {
+			return err
+		}
+		return errors.New("the other half is gone")
+	})
+	server := httptest.NewServer(mux)
+	defer server.Close()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL+"/half", nil)
+	require.NoError(t, err)
+	response, err := server.Client().Do(r)
+	require.NoError(t, err)
+	_, err = io.ReadAll(response.Body)
+	require.ErrorIs(t, err, io.ErrUnexpectedEOF)
+	require.NoError(t, response.Body.Close())
+}
