@@ -136,7 +136,23 @@ func (m *Mux) call(handler HandlerFunc, w http.ResponseWriter, r *http.Request) 
 func (m *Mux) log(
 	r *http.Request, pattern string, event *Event, answer *answer, err error, duration time.Duration,
 ) {
-	level := slog.LevelInfo
+	level, text := slog.LevelInfo, ""
+	switch {
+	case err == nil:
+		if r.Method == http.MethodGet || event.quiet {
+			level = slog.LevelDebug
+		}
+	case errors.Is(err, context.Canceled) && r.Context().Err() != nil:
+		text = "the client went away"
+	default:
+		text = err.Error()
+		if answer.status() >= 500 {
+			level = slog.LevelError
+		}
+	}
+	if !m.logger.Enabled(r.Context(), level) {
+		return
+	}
 	attributes := []slog.Attr{
 		slog.String("trace_id", event.TraceID),
 		slog.String("method", r.Method),
@@ -146,18 +162,8 @@ func (m *Mux) log(
 		slog.String("remote", r.RemoteAddr),
 	}
 	attributes = append(attributes, event.attributes()...)
-	switch {
-	case err == nil:
-		if r.Method == http.MethodGet || event.quiet {
-			level = slog.LevelDebug
-		}
-	case errors.Is(err, context.Canceled) && r.Context().Err() != nil:
-		attributes = append(attributes, slog.String("error", "the client went away"))
-	default:
-		attributes = append(attributes, slog.String("error", err.Error()))
-		if answer.status() >= 500 {
-			level = slog.LevelError
-		}
+	if text != "" {
+		attributes = append(attributes, slog.String("error", text))
 	}
 	m.logger.LogAttrs(r.Context(), level, "request", attributes...)
 }
