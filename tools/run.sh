@@ -30,15 +30,18 @@ case $listen in
 esac
 url=http://$listen
 
+# The password for curl, for any name of the directory.
+printf -v user '"decree:$(cat %q)"' "$key_file"
+
 cat <<TEXT
 
 Decree starts at $url. To try it, in another terminal:
 
 List the declarations:
-  curl -u "decree:\$(cat '$key_file')" $url/v1/declarations
+  curl -u $user $url/v1/declarations
 
 Put a test declaration (204: changed; 304: it was there already):
-  curl -u "decree:\$(cat '$key_file')" -w '%{http_code}\n' -X PUT $url/v1/declarations -d '{"Type":"com.apple.configuration.management.test","Identifier":"com.example.test","Payload":{"Echo":"Hello"}}'
+  curl -u $user -w '%{http_code}\n' -X PUT $url/v1/declarations -d '{"Type":"com.apple.configuration.management.test","Identifier":"com.example.test","Payload":{"Echo":"Hello"}}'
 
 TEXT
 

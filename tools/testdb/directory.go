@@ -20,7 +20,7 @@ const (
 // directory, which the system releases however the run ends. A directory gets its final name, by which others find it,
 // when the lock is held already.
 func (g *ground) makeDirectory() error {
-	base := baseDirectory()
+	base := baseDirectory(g.durable)
 	sweep(base)
 	dir, err := os.MkdirTemp(base, "."+directoryPrefix)
 	if err != nil {
@@ -42,6 +42,23 @@ func (g *ground) makeDirectory() error {
 	return nil
 }
 
+// temporaryDirectory returns the variables that have the command's temporary files in memory, if the directory is there.
+// What Go builds stays on disk, for it is large.
+func (g *ground) temporaryDirectory() ([]string, error) {
+	if g.durable || filepath.Dir(g.directory) != memoryDirectory() {
+		return nil, nil
+	}
+	dir := filepath.Join(g.directory, "t")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return nil, err
+	}
+	builds := os.Getenv("GOTMPDIR")
+	if builds == "" {
+		builds = os.TempDir()
+	}
+	return []string{"TMPDIR=" + dir, "GOTMPDIR=" + builds}, nil
+}
+
 func (g *ground) removeDirectory() {
 	if g.directory == "" {
 		return
@@ -52,9 +69,13 @@ func (g *ground) removeDirectory() {
 	_ = g.lock.Close()
 }
 
-// baseDirectory is the directory for temporary files, unless a server's user couldn't get there or the paths of the
-// sockets would be too long.
-func baseDirectory() string {
+// baseDirectory is a directory in memory, where there is one and nothing has to be durable: tests wait for disks more than
+// for anything else. Otherwise it is the directory for temporary files, unless a server's user couldn't get there or the
+// paths of the sockets would be too long.
+func baseDirectory(durable bool) string {
+	if memory := memoryDirectory(); memory != "" && !durable {
+		return memory
+	}
 	base := filepath.Clean(os.TempDir())
 	if len(base) > maxBaseLength || os.Geteuid() == 0 && !isOpen(base) {
 		return "/tmp"

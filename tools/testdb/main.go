@@ -9,6 +9,7 @@
 //	DECREE_TEST_MYSQL_DSN         for go-sql-driver/mysql, without a database name
 //	DECREE_TEST_POSTGRES_DSN      for lib/pq
 //	DECREE_TEST_REQUIRE_DATABASES 1: a test that misses its database must fail instead of skipping
+//	TMPDIR                        a directory in memory, where there is one with room, unless -durable is given
 //
 // A server whose variable is set already is not started: the given one is used. Where a server isn't installed, root on
 // a machine with apt-get gets Debian's mariadb-server and postgresql; others get a message that says what to install.
@@ -165,15 +166,20 @@ func (g *ground) provide(ctx context.Context, withMySQL, withPostgres bool) ([]s
 			return nil, fmt.Errorf("the database that %s names can't be used: %w", w.variable, err)
 		}
 	}
+	if err := g.makeDirectory(); err != nil {
+		return nil, err
+	}
+	temporary, err := g.temporaryDirectory()
+	if err != nil {
+		return nil, err
+	}
+	environment = append(environment, temporary...)
 	if len(start) == 0 {
 		return environment, nil
 	}
 
 	programs, err := locate(ctx, g.log, start)
 	if err != nil {
-		return nil, err
-	}
-	if err := g.makeDirectory(); err != nil {
 		return nil, err
 	}
 	began := time.Now()

@@ -283,7 +283,7 @@ func TestBaseDirectoryIsShortAndOpen(t *testing.T) {
 	long := filepath.Join(t.TempDir(), strings.Repeat("x", maxBaseLength))
 	require.NoError(t, os.Mkdir(long, 0o755))
 	t.Setenv("TMPDIR", long)
-	require.Equal(t, "/tmp", baseDirectory())
+	require.Equal(t, "/tmp", baseDirectory(true))
 
 	closed, err := os.MkdirTemp("/tmp", "x")
 	require.NoError(t, err)
@@ -292,5 +292,15 @@ func TestBaseDirectoryIsShortAndOpen(t *testing.T) {
 	require.NoError(t, os.Chmod(closed, 0o711))
 	require.True(t, isOpen(closed))
 	t.Setenv("TMPDIR", closed)
-	require.Equal(t, closed, baseDirectory())
+	require.Equal(t, closed, baseDirectory(true))
+}
+
+func TestTemporaryFilesAreInMemory(t *testing.T) {
+	memory := memoryDirectory()
+	if memory == "" {
+		t.Skip("there is no directory in memory with enough room")
+	}
+	t.Setenv("TMPDIR", "/tmp")
+	require.Equal(t, memory, baseDirectory(false))
+	require.Equal(t, "/tmp", baseDirectory(true))
 }
