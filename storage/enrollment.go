@@ -79,8 +79,8 @@ type DeviceUpdate struct {
 	ParentID string
 
 	// Epoch and NotifySeq are from the Enrollment that the request was answered from. Nothing is written when the
-	// enrollment's epoch has moved on; Check is only applied while nobody has marked the enrollment since, and
-	// CheckClear only while no forced notification waits.
+	// enrollment's epoch has moved on; Check is only applied while nobody has marked the enrollment since and no forced
+	// notification waits.
 	Epoch     int64
 	NotifySeq int64
 

@@ -62,6 +62,11 @@ func (c *Compositor) Compose(ctx context.Context, enrollmentID string, vector st
 	// Many enrollments of one vector ask at once after a change. One of them loads, and the others take what it got,
 	// unless its own sets changed in between.
 	result := c.loads.DoChan(key, func() (any, error) {
+		// Another one may have loaded it since it was found missing.
+		if found, ok := c.compositions.get(key); ok {
+			found.ChangedAt = vector.ChangedAt()
+			return &loaded{enrollmentID, key, &found}, nil
+		}
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), loadTimeout)
 		defer cancel()
 		return c.load(ctx, enrollmentID, vector)

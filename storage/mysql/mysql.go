@@ -24,19 +24,11 @@ var migrations embed.FS
 // Open connects to the database that dsn names, in the form of github.com/go-sql-driver/mysql, and brings its schema
 // up to date. Settings that Decree relies on are forced, whatever dsn says.
 func Open(ctx context.Context, dsn string, options sqlstore.Options) (*sqlstore.Store, error) {
-	config, err := mysql.ParseDSN(dsn)
+	connector, err := newConnector(dsn)
 	if err != nil {
 		return nil, fmt.Errorf("reading the DSN: %w", err)
 	}
-	if config.DBName == "" {
-		return nil, errors.New("reading the DSN: it names no database")
-	}
-	force(config)
-	base, err := mysql.NewConnector(config)
-	if err != nil {
-		return nil, fmt.Errorf("reading the DSN: %w", err)
-	}
-	db := sql.OpenDB(connector{base})
+	db := sql.OpenDB(connector)
 	db.SetMaxOpenConns(32)
 	db.SetMaxIdleConns(32)
 	db.SetConnMaxIdleTime(5 * time.Minute)
@@ -44,6 +36,23 @@ func Open(ctx context.Context, dsn string, options sqlstore.Options) (*sqlstore.
 		return nil, errors.Join(err, db.Close())
 	}
 	return sqlstore.New(ctx, db, db, dialect, options)
+}
+
+// newConnector returns what makes connections with the settings that Decree relies on.
+func newConnector(dsn string) (driver.Connector, error) {
+	config, err := mysql.ParseDSN(dsn)
+	if err != nil {
+		return nil, err
+	}
+	if config.DBName == "" {
+		return nil, errors.New("it names no database")
+	}
+	force(config)
+	base, err := mysql.NewConnector(config)
+	if err != nil {
+		return nil, err
+	}
+	return connector{base}, nil
 }
 
 // force sets what the statements rely on.
@@ -117,11 +126,13 @@ func migrate(ctx context.Context, db *sql.DB) (err error) {
 }
 
 var dialect = &sqlstore.Dialect{
-	Now:          `CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS SIGNED)`,
-	RandomBelow:  `CAST(FLOOR(RAND() * ?) AS SIGNED)`,
-	Lock:         ` FOR UPDATE`,
-	LockSkip:     ` FOR UPDATE SKIP LOCKED`,
-	InsertIgnore: `INSERT IGNORE`,
+	Now:         `CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS SIGNED)`,
+	RandomBelow: `CAST(FLOOR(RAND() * ?) AS SIGNED)`,
+	Lock:        ` FOR UPDATE`,
+	LockSkip:    ` FOR UPDATE SKIP LOCKED`,
+	// INSERT IGNORE would ignore much more, and cut a key that is too long. It also locks an existing row in a way that
+	// lets two transactions wait for each other as soon as they change it.
+	KeepExisting: func(key string) string { return `ON DUPLICATE KEY UPDATE ` + key + ` = ` + key },
 	// The newer form, an alias for the new row, is not in MariaDB.
 	Upsert:   func(string) string { return `ON DUPLICATE KEY UPDATE` },
 	Inserted: func(column string) string { return `VALUES(` + column + `)` },

@@ -44,6 +44,10 @@ func Open(ctx context.Context, path string, options sqlstore.Options) (*sqlstore
 
 // open returns a handle whose connections have the settings that Decree relies on.
 func open(path string, settings url.Values) (*sql.DB, error) {
+	return sql.Open("sqlite", dataSourceName(path, settings))
+}
+
+func dataSourceName(path string, settings url.Values) string {
 	for _, pragma := range []string{
 		"busy_timeout(10000)",
 		"journal_mode(WAL)",
@@ -54,7 +58,7 @@ func open(path string, settings url.Values) (*sql.DB, error) {
 		settings.Add("_pragma", pragma)
 	}
 	name := url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath(), RawQuery: settings.Encode()}
-	return sql.Open("sqlite", name.String())
+	return name.String()
 }
 
 func migrate(ctx context.Context, db *sql.DB) error {
@@ -71,7 +75,7 @@ func migrate(ctx context.Context, db *sql.DB) error {
 var dialect = &sqlstore.Dialect{
 	Now:            `CAST(unixepoch('subsec') * 1000000 AS INTEGER)`,
 	RandomBelow:    `CAST((random() / 18446744073709551616.0 + 0.5) * ? AS INTEGER)`,
-	InsertIgnore:   `INSERT OR IGNORE`,
+	KeepExisting:   func(key string) string { return `ON CONFLICT (` + key + `) DO NOTHING` },
 	Upsert:         func(key string) string { return `ON CONFLICT (` + key + `) DO UPDATE SET` },
 	Inserted:       func(column string) string { return `excluded.` + column },
 	AfterIncrement: ` + 1`,

@@ -92,11 +92,13 @@ func (s *Store) Collect(ctx context.Context, age time.Duration, limit int) (more
 		}
 		versions = append(versions, v)
 		return nil
-	}, `SELECT identifier, server_token FROM declaration_versions WHERE replaced_at < `+old+` LIMIT ?`, limit)
+	}, `SELECT identifier, server_token FROM declaration_versions WHERE replaced_at < `+old+`
+		ORDER BY replaced_at LIMIT ?`, limit)
 	if err != nil {
 		return false, fmt.Errorf("looking for old versions: %w", err)
 	}
-	manifests, err := queryStrings(ctx, s.read, `SELECT token FROM manifests WHERE served_at < `+old+` LIMIT ?`, limit)
+	manifests, err := queryStrings(ctx, s.read, `SELECT token FROM manifests WHERE served_at < `+old+`
+		ORDER BY served_at LIMIT ?`, limit)
 	if err != nil {
 		return false, fmt.Errorf("looking for old manifests: %w", err)
 	}

@@ -9,8 +9,9 @@ type Dialect struct {
 	// Lock and LockSkip go to the end of a SELECT that locks the rows it returns: waiting for others, or passing over
 	// rows that others hold. Empty where writers take turns anyway.
 	Lock, LockSkip string
-	// InsertIgnore begins an INSERT that leaves existing rows alone.
-	InsertIgnore string
+	// KeepExisting returns what comes behind the rows of an INSERT that leaves existing rows alone, given the column of
+	// the key.
+	KeepExisting func(key string) string
 	// Upsert returns what comes between the rows of an INSERT and the assignments to the existing row, given the
 	// columns of the key.
 	Upsert func(key string) string

@@ -131,17 +131,20 @@ func (t *tx) updateDevice(u storage.DeviceUpdate) error {
 		add(`synced_token = NULL, synced_at = NULL`)
 	}
 	if u.Acknowledged {
-		add(`command_acknowledged_at = COALESCE(command_acknowledged_at, ` + t.now + `)`)
+		add(`command_acknowledged_at = CASE WHEN command_acknowledged_at IS NULL AND command_sent_at IS NOT NULL
+			THEN ` + t.now + ` ELSE command_acknowledged_at END`)
 	}
 	const undisturbed = `notify_seq = ? AND force_seq <= sent_seq`
 	switch u.Check {
 	case storage.CheckClear:
 		add(`held = CASE WHEN `+undisturbed+` THEN 0 ELSE held END,
+			priority = CASE WHEN `+undisturbed+` THEN 0 ELSE priority END,
 			notify_at = CASE WHEN `+undisturbed+` THEN NULL ELSE notify_at END,
-			attempts = 0, last_error = NULL`, u.NotifySeq, u.NotifySeq)
+			attempts = 0, last_error = NULL`, u.NotifySeq, u.NotifySeq, u.NotifySeq)
 	case storage.CheckPostpone:
-		add(`notify_at = CASE WHEN `+undisturbed+` THEN `+t.later(u.CheckAfter.Microseconds())+
-			` ELSE notify_at END`, u.NotifySeq)
+		add(`priority = CASE WHEN `+undisturbed+` THEN 0 ELSE priority END,
+			notify_at = CASE WHEN `+undisturbed+` THEN `+t.later(u.CheckAfter.Microseconds())+
+			` ELSE notify_at END`, u.NotifySeq, u.NotifySeq)
 	}
 	_, err := t.exec(`UPDATE enrollments SET `+set+` WHERE id = ? AND enroll_epoch = ?`,
 		append(values, u.ID, u.Epoch)...)

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/decree-ddm/decree/storage"
@@ -16,6 +17,9 @@ func (t *tx) requestFanouts(sets []string, options storage.ChangeOptions, forceI
 	due := t.later(t.store.options.NotifyDelay.Microseconds())
 	held := t.dialect.Inserted("held")
 	force := t.dialect.Inserted("force_id")
+	// A change that merges with a waiting notification has it go by another number: who was marked for the first one, by
+	// way of another set, must be marked for the change.
+	renewed := strconv.FormatInt(newForceID(), 10)
 	for chunk := range slices.Chunk(sets, chunkSize) {
 		var values []any
 		for _, set := range chunk {
@@ -25,7 +29,7 @@ func (t *tx) requestFanouts(sets []string, options storage.ChangeOptions, forceI
 		if _, err := t.exec(`INSERT INTO fanouts (set_name, pending, held, force_id, change_id, due_at) VALUES `+rows+` `+
 			t.dialect.Upsert("set_name, pending")+`
 				held = CASE WHEN `+held+` = 0 THEN 0 ELSE held END,
-				force_id = CASE WHEN `+force+` <> 0 THEN `+force+` ELSE force_id END,
+				force_id = CASE WHEN `+force+` <> 0 THEN `+force+` WHEN force_id <> 0 THEN `+renewed+` ELSE 0 END,
 				change_id = `+t.dialect.Inserted("change_id"), values...); err != nil {
 			return err
 		}
@@ -36,10 +40,9 @@ func (t *tx) requestFanouts(sets []string, options storage.ChangeOptions, forceI
 // AdvanceFanout implements storage.Notifications.
 //
 // The fan-out's row is locked while a page of its enrollments is marked, which keeps other replicas off it and is
-// given up by the database should this process die. That is the reverse of the lock order, and safe: nobody who holds
-// an enrollment's lock waits for the row of a fan-out that runs.
+// given up by the database should this process die. Nobody who holds an enrollment's lock waits for a fan-out's.
 func (s *Store) AdvanceFanout(ctx context.Context, limit int) (*storage.FanoutPage, error) {
-	due, err := queryStrings(ctx, s.read, `SELECT set_name FROM fanouts WHERE due_at <= `+s.now()+` LIMIT 1`)
+	due, err := queryStrings(ctx, s.read, `SELECT set_name FROM fanouts WHERE due_at <= `+s.now()+` ORDER BY due_at LIMIT 1`)
 	if err != nil || len(due) == 0 {
 		return nil, err
 	}
@@ -56,9 +59,10 @@ func (t *tx) advanceFanout(limit int) (*storage.FanoutPage, error) {
 	var pending bool
 	var position string
 	m := mark{at: t.now}
+	// It counts, for MariaDB makes of NOT EXISTS a copy of all fan-outs.
 	err := t.raw.QueryRowContext(t.ctx, `SELECT set_name, pending, position, held, force_id, change_id, reached
 		FROM fanouts WHERE due_at <= `+t.now+` AND (pending = 0
-			OR NOT EXISTS (SELECT 1 FROM fanouts running WHERE running.set_name = fanouts.set_name AND running.pending = 0))
+			OR (SELECT COUNT(*) FROM fanouts running WHERE running.set_name = fanouts.set_name AND running.pending = 0) = 0)
 		ORDER BY due_at LIMIT 1`+t.dialect.LockSkip).
 		Scan(&page.Set, &pending, &position, &m.held, &m.forceID, &page.ChangeID, &page.Reached)
 	if errors.Is(err, sql.ErrNoRows) {

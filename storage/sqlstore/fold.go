@@ -161,12 +161,16 @@ func (f *fold) values() error {
 
 // dropElements deletes those of a path's elements that are not kept.
 func (f *fold) dropElements(path hash, elements []hash, kept map[valueKey]bool) error {
-	for _, element := range elements {
-		if kept[valueKey{path, element}] {
-			continue
+	gone := slices.DeleteFunc(slices.Clone(elements), func(element hash) bool {
+		return kept[valueKey{path, element}]
+	})
+	for chunk := range slices.Chunk(gone, chunkSize) {
+		values := []any{f.enrollmentID, path[:]}
+		for _, element := range chunk {
+			values = append(values, element[:])
 		}
 		if _, err := f.tx.exec(`DELETE FROM status_values
-			WHERE enrollment_id = ? AND path_hash = ? AND element_hash = ?`, f.enrollmentID, path[:], element[:]); err != nil {
+			WHERE enrollment_id = ? AND path_hash = ? AND element_hash IN `+list(len(chunk)), values...); err != nil {
 			return err
 		}
 	}

@@ -45,7 +45,7 @@ func (t *tx) createEnrollments(ids []string) error {
 			}
 			values = append(values, "(?, "+t.now+")"...)
 		}
-		if _, err := t.exec(t.dialect.InsertIgnore+` INTO enrollments (id, created_at) VALUES `+string(values),
+		if _, err := t.exec(`INSERT INTO enrollments (id, created_at) VALUES `+string(values)+` `+t.dialect.KeepExisting("id"),
 			args(nil, chunk)...); err != nil {
 			return err
 		}
@@ -84,28 +84,36 @@ func (t *tx) mark(ids []string, m mark) error {
 	return nil
 }
 
+// newForceID returns a number for a notification that is not 0.
+func newForceID() int64 {
+	return rand.Int64N(1<<62) + 1
+}
+
 // Notify implements storage.Notifications.
 func (s *Store) Notify(ctx context.Context, targets storage.NotifyTargets, options storage.ChangeOptions) error {
-	forceID := rand.Int64N(1<<62) + 1
+	forceID := newForceID()
+	options.Held = false // it releases those that are
 	enrollments := slices.Compact(slices.Sorted(slices.Values(targets.Enrollments)))
 	return s.inTx(ctx, foreground, "notifying", func(t *tx) error {
 		sets := slices.Clone(targets.Sets)
-		for _, identifier := range targets.Declarations {
-			more, err := t.strings(`SELECT set_name FROM set_declarations WHERE identifier = ?`, identifier)
+		for chunk := range slices.Chunk(targets.Declarations, chunkSize) {
+			more, err := t.strings(`SELECT DISTINCT set_name FROM set_declarations WHERE identifier IN `+list(len(chunk)),
+				args(nil, chunk)...)
 			if err != nil {
 				return err
 			}
 			sets = append(sets, more...)
 		}
 		slices.Sort(sets)
+		// Fan-outs before enrollments: a fan-out that takes a step holds its row while it marks.
+		if err := t.requestFanouts(slices.Compact(sets), options, forceID); err != nil {
+			return err
+		}
 		if err := t.createEnrollments(enrollments); err != nil {
 			return err
 		}
 		m := t.urgentMark(options)
 		m.forceID = forceID
-		if err := t.mark(enrollments, m); err != nil {
-			return err
-		}
-		return t.requestFanouts(slices.Compact(sets), options, forceID)
+		return t.mark(enrollments, m)
 	})
 }

@@ -27,8 +27,8 @@ func (t *tx) ensureSet(set string) error {
 	if err != nil || exists {
 		return err
 	}
-	_, err = t.exec(t.dialect.InsertIgnore+` INTO sets (name, version, changed_at) VALUES (?, ?, `+t.now+`)`,
-		set, rand.Int64())
+	_, err = t.exec(`INSERT INTO sets (name, version, changed_at) VALUES (?, ?, `+t.now+`) `+
+		t.dialect.KeepExisting("name"), set, rand.Int64())
 	return err
 }
 

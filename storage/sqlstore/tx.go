@@ -38,7 +38,12 @@ func (s *Store) inTx(ctx context.Context, u urgency, operation string, fn func(*
 		if err == nil {
 			return nil
 		}
-		if !s.dialect.Again(err) || try == maxTries {
+		cause := ctx.Err()
+		if cause != nil && !errors.Is(err, cause) {
+			// Drivers have words of their own for a transaction whose context has ended.
+			err = errors.Join(cause, err)
+		}
+		if cause != nil || !s.dialect.Again(err) || try == maxTries {
 			return fmt.Errorf("%s: %w", operation, err)
 		}
 		s.options.Logger.DebugContext(ctx, "transaction tried again", "operation", operation, "try", try, "error", err)

@@ -1,0 +1,126 @@
+package mysql
+
+import (
+	"database/sql"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/decree-ddm/decree/storage/mysql/mysqltest"
+	"github.com/decree-ddm/decree/storage/sqlstore"
+	"github.com/decree-ddm/decree/storage/storagetest"
+)
+
+// TestPlans checks that no statement reads through a whole table.
+func TestPlans(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	dsn := mysqltest.DSN(t)
+	db := handle(t, dsn)
+	require.NoError(t, migrate(ctx, db))
+	storagetest.Populate(t, db)
+	connector, err := newConnector(dsn)
+	require.NoError(t, err)
+	recorder := &storagetest.Recorder{Connector: connector}
+	recorded := sql.OpenDB(recorder)
+	clock := storagetest.NewClock()
+	store, err := sqlstore.New(ctx, recorded, recorded, dialect, sqlstore.Options{NotifyDelay: -1, Clock: clock.Now})
+	require.NoError(t, err)
+	storagetest.Exercise(ctx, t, store, clock)
+	require.NoError(t, store.Close())
+
+	require.Greater(t, len(recorder.Statements()), 50)
+
+	// What is due changes what the planner likes.
+	for _, state := range []string{
+		`UPDATE enrollments SET notify_at = NULL`,
+		`UPDATE enrollments SET notify_at = 1 WHERE id >= 'e2000'`, // as in the midst of a mass fan-out
+		`UPDATE enrollments SET notify_at = 1`,
+		`UPDATE enrollments SET lease_until = 9000000000000000 WHERE id <= 'e3000'`,
+		`UPDATE fanouts SET due_at = 1 WHERE set_name >= 'other2000'`,
+		`UPDATE declaration_versions SET replaced_at = 1 WHERE identifier > 'd2000'`,
+		`UPDATE manifests SET served_at = 1 WHERE token > 't2000'`,
+	} {
+		_, err := db.ExecContext(ctx, state)
+		require.NoError(t, err)
+		for _, table := range tables(t, db) {
+			rows, err := db.QueryContext(ctx, `ANALYZE TABLE `+table)
+			require.NoError(t, err)
+			require.NoError(t, rows.Close())
+		}
+		for _, statement := range recorder.Statements() {
+			for _, step := range plan(t, db, statement) {
+				if step.access == "ALL" || step.access == "index" {
+					assert.Less(t, step.rows, int64(500), "%s:\n%+v\n%s", state, step, statement.Text)
+				}
+			}
+		}
+	}
+}
+
+// step is a line of a plan: how a table is read, by which key, and about how many rows of it.
+type step struct {
+	table, access, key string
+	rows               int64
+}
+
+func plan(t *testing.T, db *sql.DB, statement storagetest.Statement) []step {
+	t.Helper()
+	rows, err := db.QueryContext(t.Context(), `EXPLAIN `+statement.Text, statement.Args...)
+	require.NoError(t, err, statement.Text)
+	defer func() { require.NoError(t, rows.Close()) }()
+	columns, err := rows.Columns()
+	require.NoError(t, err)
+	var steps []step
+	for rows.Next() {
+		values := make([]sql.NullString, len(columns))
+		into := make([]any, len(columns))
+		for i := range values {
+			into[i] = &values[i]
+		}
+		require.NoError(t, rows.Scan(into...))
+		var s step
+		for i, column := range columns {
+			switch column {
+			case "table":
+				s.table = values[i].String
+			case "type":
+				s.access = values[i].String
+			case "key":
+				s.key = values[i].String
+			case "rows":
+				var count sql.NullInt64
+				require.NoError(t, count.Scan(valueOrNil(values[i])))
+				s.rows = count.Int64
+			}
+		}
+		steps = append(steps, s)
+	}
+	require.NoError(t, rows.Err())
+	return steps
+}
+
+func valueOrNil(s sql.NullString) any {
+	if !s.Valid {
+		return nil
+	}
+	return s.String
+}
+
+// tables returns the names of Decree's tables.
+func tables(t *testing.T, db *sql.DB) []string {
+	t.Helper()
+	rows, err := db.QueryContext(t.Context(), `SELECT table_name FROM information_schema.tables
+		WHERE table_schema = DATABASE() AND table_name NOT LIKE 'goose%' ORDER BY table_name`)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, rows.Close()) }()
+	var names []string
+	for rows.Next() {
+		var name string
+		require.NoError(t, rows.Scan(&name))
+		names = append(names, name)
+	}
+	require.NoError(t, rows.Err())
+	return names
+}

@@ -1,0 +1,159 @@
+-- The schema after all migrations: go test ./storage/mysql -run TestSchema -update
+
+CREATE TABLE declarations (
+    identifier varbinary(255) NOT NULL,
+    type varbinary(255) NOT NULL,
+    class varbinary(32) NOT NULL,
+    server_token varbinary(64) NOT NULL,
+    content_hash varbinary(64) NOT NULL,
+    touches bigint NOT NULL,
+    created_at bigint NOT NULL,
+    changed_at bigint NOT NULL,
+    PRIMARY KEY (identifier)
+) ENGINE InnoDB COLLATE utf8mb4_bin;
+
+CREATE TABLE declaration_references (
+    identifier varbinary(255) NOT NULL,
+    referred varbinary(255) NOT NULL,
+    PRIMARY KEY (identifier, referred),
+    KEY declaration_references_referred (referred, identifier)
+) ENGINE InnoDB COLLATE utf8mb4_bin;
+
+CREATE TABLE declaration_versions (
+    identifier varbinary(255) NOT NULL,
+    server_token varbinary(64) NOT NULL,
+    type varbinary(255) NOT NULL,
+    class varbinary(32) NOT NULL,
+    payload longtext COLLATE utf8mb4_bin NOT NULL,
+    created_at bigint NOT NULL,
+    replaced_at bigint,
+    PRIMARY KEY (identifier, server_token),
+    KEY declaration_versions_replaced (replaced_at)
+) ENGINE InnoDB COLLATE utf8mb4_bin;
+
+CREATE TABLE enrollments (
+    id varbinary(255) NOT NULL,
+    type varbinary(64) NOT NULL DEFAULT '',
+    parent_id varbinary(255) NOT NULL DEFAULT '',
+    enroll_epoch bigint NOT NULL DEFAULT 0,
+    created_at bigint NOT NULL,
+    last_seen bigint,
+    notify_at bigint,
+    notify_seq bigint NOT NULL DEFAULT 0,
+    force_seq bigint NOT NULL DEFAULT 0,
+    force_id bigint NOT NULL DEFAULT 0,
+    sent_seq bigint NOT NULL DEFAULT 0,
+    priority tinyint NOT NULL DEFAULT 0,
+    held tinyint NOT NULL DEFAULT 0,
+    attempts int NOT NULL DEFAULT 0,
+    last_error text COLLATE utf8mb4_bin,
+    lease_id bigint,
+    lease_seq bigint,
+    lease_until bigint,
+    command_uuid varbinary(64),
+    command_token varbinary(255),
+    command_sent_at bigint,
+    command_acknowledged_at bigint,
+    command_outcome varbinary(64),
+    sends int NOT NULL DEFAULT 0,
+    desired_token varbinary(255),
+    asked_token varbinary(255),
+    asked_at bigint,
+    fetched_token varbinary(255),
+    fetched_at bigint,
+    synced_token varbinary(255),
+    synced_at bigint,
+    PRIMARY KEY (id),
+    KEY enrollments_parent (parent_id),
+    KEY enrollments_queue (priority, notify_at)
+) ENGINE InnoDB COLLATE utf8mb4_bin;
+
+CREATE TABLE enrollment_sets (
+    enrollment_id varbinary(255) NOT NULL,
+    set_name varbinary(255) NOT NULL,
+    PRIMARY KEY (enrollment_id, set_name),
+    KEY enrollment_sets_set (set_name, enrollment_id)
+) ENGINE InnoDB COLLATE utf8mb4_bin;
+
+CREATE TABLE fanouts (
+    set_name varbinary(255) NOT NULL,
+    pending tinyint NOT NULL,
+    position varbinary(255) NOT NULL DEFAULT '',
+    held tinyint NOT NULL,
+    force_id bigint NOT NULL,
+    change_id varbinary(64) NOT NULL,
+    reached bigint NOT NULL DEFAULT 0,
+    due_at bigint NOT NULL,
+    PRIMARY KEY (set_name, pending),
+    KEY fanouts_due (due_at)
+) ENGINE InnoDB COLLATE utf8mb4_bin;
+
+CREATE TABLE manifests (
+    token varbinary(255) NOT NULL,
+    items longtext COLLATE utf8mb4_bin NOT NULL,
+    served_at bigint NOT NULL,
+    PRIMARY KEY (token),
+    KEY manifests_served (served_at)
+) ENGINE InnoDB COLLATE utf8mb4_bin;
+
+CREATE TABLE sets (
+    name varbinary(255) NOT NULL,
+    version bigint NOT NULL,
+    changed_at bigint NOT NULL,
+    PRIMARY KEY (name)
+) ENGINE InnoDB COLLATE utf8mb4_bin;
+
+CREATE TABLE set_declarations (
+    set_name varbinary(255) NOT NULL,
+    identifier varbinary(255) NOT NULL,
+    PRIMARY KEY (set_name, identifier),
+    KEY set_declarations_identifier (identifier, set_name)
+) ENGINE InnoDB COLLATE utf8mb4_bin;
+
+CREATE TABLE status_declarations (
+    enrollment_id varbinary(255) NOT NULL,
+    identifier varbinary(255) NOT NULL,
+    server_token varbinary(255) NOT NULL,
+    class varbinary(32) NOT NULL,
+    active tinyint NOT NULL,
+    valid varbinary(64) NOT NULL,
+    reasons longtext COLLATE utf8mb4_bin,
+    report_id bigint NOT NULL,
+    received_at bigint NOT NULL,
+    PRIMARY KEY (enrollment_id, identifier, server_token),
+    KEY status_declarations_identifier (identifier, server_token)
+) ENGINE InnoDB COLLATE utf8mb4_bin;
+
+CREATE TABLE status_errors (
+    id bigint NOT NULL AUTO_INCREMENT,
+    enrollment_id varbinary(255) NOT NULL,
+    path varbinary(255) NOT NULL,
+    error longtext COLLATE utf8mb4_bin NOT NULL,
+    report_id bigint NOT NULL,
+    received_at bigint NOT NULL,
+    PRIMARY KEY (id),
+    KEY status_errors_enrollment (enrollment_id, id)
+) ENGINE InnoDB COLLATE utf8mb4_bin;
+
+CREATE TABLE status_reports (
+    id bigint NOT NULL AUTO_INCREMENT,
+    enrollment_id varbinary(255) NOT NULL,
+    received_at bigint NOT NULL,
+    body longblob NOT NULL,
+    PRIMARY KEY (id),
+    KEY status_reports_enrollment (enrollment_id, id)
+) ENGINE InnoDB COLLATE utf8mb4_bin;
+
+CREATE TABLE status_values (
+    enrollment_id varbinary(255) NOT NULL,
+    path_hash binary(16) NOT NULL,
+    element_hash binary(16) NOT NULL,
+    value_hash binary(16) NOT NULL,
+    path varbinary(255) NOT NULL,
+    element varbinary(255) NOT NULL,
+    value longtext COLLATE utf8mb4_bin NOT NULL,
+    report_id bigint NOT NULL,
+    changed_at bigint NOT NULL,
+    PRIMARY KEY (enrollment_id, path_hash, element_hash),
+    KEY status_values_path (path_hash, value_hash)
+) ENGINE InnoDB COLLATE utf8mb4_bin;

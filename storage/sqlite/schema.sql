@@ -1,0 +1,145 @@
+-- The schema after all migrations: go test ./storage/sqlite -run TestSchema -update
+
+CREATE TABLE declaration_references (
+    identifier              TEXT    NOT NULL,
+    referred                TEXT    NOT NULL,
+    PRIMARY KEY (identifier, referred)
+) WITHOUT ROWID;
+CREATE INDEX declaration_references_referred ON declaration_references (referred, identifier);
+CREATE TABLE declaration_versions (
+    identifier              TEXT    NOT NULL,
+    server_token            TEXT    NOT NULL,
+    type                    TEXT    NOT NULL,
+    class                   TEXT    NOT NULL,
+    payload                 TEXT    NOT NULL,
+    created_at              INTEGER NOT NULL,
+    replaced_at             INTEGER NULL,
+    PRIMARY KEY (identifier, server_token)
+);
+CREATE INDEX declaration_versions_replaced ON declaration_versions (replaced_at) WHERE replaced_at IS NOT NULL;
+CREATE TABLE declarations (
+    identifier              TEXT    NOT NULL,
+    type                    TEXT    NOT NULL,
+    class                   TEXT    NOT NULL,
+    server_token            TEXT    NOT NULL,
+    content_hash            TEXT    NOT NULL,
+    touches                 INTEGER NOT NULL,
+    created_at              INTEGER NOT NULL,
+    changed_at              INTEGER NOT NULL,
+    PRIMARY KEY (identifier)
+) WITHOUT ROWID;
+CREATE TABLE enrollment_sets (
+    enrollment_id           TEXT    NOT NULL,
+    set_name                TEXT    NOT NULL,
+    PRIMARY KEY (enrollment_id, set_name)
+) WITHOUT ROWID;
+CREATE INDEX enrollment_sets_set ON enrollment_sets (set_name, enrollment_id);
+CREATE TABLE enrollments (
+    id                      TEXT    NOT NULL,
+    type                    TEXT    NOT NULL DEFAULT '',
+    parent_id               TEXT    NOT NULL DEFAULT '',
+    enroll_epoch            INTEGER NOT NULL DEFAULT 0,
+    created_at              INTEGER NOT NULL,
+    last_seen               INTEGER NULL,
+    notify_at               INTEGER NULL,
+    notify_seq              INTEGER NOT NULL DEFAULT 0,
+    force_seq               INTEGER NOT NULL DEFAULT 0,
+    force_id                INTEGER NOT NULL DEFAULT 0,
+    sent_seq                INTEGER NOT NULL DEFAULT 0,
+    priority                INTEGER NOT NULL DEFAULT 0,
+    held                    INTEGER NOT NULL DEFAULT 0,
+    attempts                INTEGER NOT NULL DEFAULT 0,
+    last_error              TEXT    NULL,
+    lease_id                INTEGER NULL,
+    lease_seq               INTEGER NULL,
+    lease_until             INTEGER NULL,
+    command_uuid            TEXT    NULL,
+    command_token           TEXT    NULL,
+    command_sent_at         INTEGER NULL,
+    command_acknowledged_at INTEGER NULL,
+    command_outcome         TEXT    NULL,
+    sends                   INTEGER NOT NULL DEFAULT 0,
+    desired_token           TEXT    NULL,
+    asked_token             TEXT    NULL,
+    asked_at                INTEGER NULL,
+    fetched_token           TEXT    NULL,
+    fetched_at              INTEGER NULL,
+    synced_token            TEXT    NULL,
+    synced_at               INTEGER NULL,
+    PRIMARY KEY (id)
+) WITHOUT ROWID;
+CREATE INDEX enrollments_parent ON enrollments (parent_id);
+CREATE INDEX enrollments_queue ON enrollments (priority, notify_at) WHERE notify_at IS NOT NULL;
+CREATE TABLE fanouts (
+    set_name                TEXT    NOT NULL,
+    pending                 INTEGER NOT NULL,
+    position                TEXT    NOT NULL DEFAULT '',
+    held                    INTEGER NOT NULL,
+    force_id                INTEGER NOT NULL,
+    change_id               TEXT    NOT NULL,
+    reached                 INTEGER NOT NULL DEFAULT 0,
+    due_at                  INTEGER NOT NULL,
+    PRIMARY KEY (set_name, pending)
+) WITHOUT ROWID;
+CREATE INDEX fanouts_due ON fanouts (due_at);
+CREATE TABLE manifests (
+    token                   TEXT    NOT NULL,
+    items                   TEXT    NOT NULL,
+    served_at               INTEGER NOT NULL,
+    PRIMARY KEY (token)
+);
+CREATE INDEX manifests_served ON manifests (served_at);
+CREATE TABLE set_declarations (
+    set_name                TEXT    NOT NULL,
+    identifier              TEXT    NOT NULL,
+    PRIMARY KEY (set_name, identifier)
+) WITHOUT ROWID;
+CREATE INDEX set_declarations_identifier ON set_declarations (identifier, set_name);
+CREATE TABLE sets (
+    name                    TEXT    NOT NULL,
+    version                 INTEGER NOT NULL,
+    changed_at              INTEGER NOT NULL,
+    PRIMARY KEY (name)
+) WITHOUT ROWID;
+CREATE TABLE status_declarations (
+    enrollment_id           TEXT    NOT NULL,
+    identifier              TEXT    NOT NULL,
+    server_token            TEXT    NOT NULL,
+    class                   TEXT    NOT NULL,
+    active                  INTEGER NOT NULL,
+    valid                   TEXT    NOT NULL,
+    reasons                 TEXT    NULL,
+    report_id               INTEGER NOT NULL,
+    received_at             INTEGER NOT NULL,
+    PRIMARY KEY (enrollment_id, identifier, server_token)
+) WITHOUT ROWID;
+CREATE INDEX status_declarations_identifier ON status_declarations (identifier, server_token);
+CREATE TABLE status_errors (
+    id                      INTEGER PRIMARY KEY AUTOINCREMENT,
+    enrollment_id           TEXT    NOT NULL,
+    path                    TEXT    NOT NULL,
+    error                   TEXT    NOT NULL,
+    report_id               INTEGER NOT NULL,
+    received_at             INTEGER NOT NULL
+);
+CREATE INDEX status_errors_enrollment ON status_errors (enrollment_id, id);
+CREATE TABLE status_reports (
+    id                      INTEGER PRIMARY KEY AUTOINCREMENT,
+    enrollment_id           TEXT    NOT NULL,
+    received_at             INTEGER NOT NULL,
+    body                    BLOB    NOT NULL
+);
+CREATE INDEX status_reports_enrollment ON status_reports (enrollment_id, id);
+CREATE TABLE status_values (
+    enrollment_id           TEXT    NOT NULL,
+    path_hash               BLOB    NOT NULL,
+    element_hash            BLOB    NOT NULL,
+    value_hash              BLOB    NOT NULL,
+    path                    TEXT    NOT NULL,
+    element                 TEXT    NOT NULL,
+    value                   TEXT    NOT NULL,
+    report_id               INTEGER NOT NULL,
+    changed_at              INTEGER NOT NULL,
+    PRIMARY KEY (enrollment_id, path_hash, element_hash)
+);
+CREATE INDEX status_values_path ON status_values (path_hash, value_hash);

@@ -1,0 +1,166 @@
+package storagetest
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/decree-ddm/decree/ddm"
+	"github.com/decree-ddm/decree/storage"
+)
+
+// crowdSize is how many enrollments Populate makes.
+const crowdSize = 4000
+
+// Populate fills a database that has Decree's schema with thousands of rows, so that its query planner has to choose.
+// Nothing in it is due at the time that Exercise begins with.
+func Populate(t *testing.T, db *sql.DB) {
+	t.Helper()
+	insert := func(table, columns string, n int, row func(i int) string) {
+		t.Helper()
+		for from := 0; from < n; from += 1000 {
+			var rows []string
+			for i := from; i < min(n, from+1000); i++ {
+				rows = append(rows, "("+row(i)+")")
+			}
+			_, err := db.ExecContext(t.Context(),
+				"INSERT INTO "+table+" ("+columns+") VALUES "+strings.Join(rows, ","))
+			require.NoError(t, err)
+		}
+	}
+	insert("enrollments", "id, created_at, notify_at, priority", crowdSize, func(i int) string {
+		at := "NULL"
+		if i%10 == 0 {
+			at = "9000000000000000" // the far future
+		}
+		return fmt.Sprintf("'e%04d', 0, %s, %d", i, at, i%3%2)
+	})
+	insert("sets", "name, version, changed_at", crowdSize, func(i int) string {
+		return fmt.Sprintf("'s%04d', %d, 0", i, i)
+	})
+	insert("enrollment_sets", "enrollment_id, set_name", crowdSize, func(i int) string {
+		return fmt.Sprintf("'e%04d', 's%04d'", i, i)
+	})
+	insert("enrollment_sets", "enrollment_id, set_name", crowdSize-1, func(i int) string {
+		return fmt.Sprintf("'e%04d', 's0000'", i+1)
+	})
+	insert("declarations", "identifier, type, class, server_token, content_hash, touches, created_at, changed_at",
+		crowdSize, func(i int) string { return fmt.Sprintf("'d%04d', 't', 'configuration', 't', 'h', 0, 0, 0", i) })
+	insert("declaration_versions", "identifier, server_token, type, class, payload, created_at", crowdSize,
+		func(i int) string { return fmt.Sprintf("'d%04d', 't', 't', 'configuration', '{}', 0", i) })
+	insert("declaration_references", "identifier, referred", crowdSize-1, func(i int) string {
+		return fmt.Sprintf("'d%04d', 'd%04d'", i, i+1)
+	})
+	insert("set_declarations", "set_name, identifier", crowdSize, func(i int) string {
+		return fmt.Sprintf("'s%04d', 'd%04d'", i, i)
+	})
+	insert("manifests", "token, items, served_at", crowdSize, func(i int) string {
+		return fmt.Sprintf("'t%04d', '{}', 9000000000000000", i)
+	})
+	insert("fanouts", "set_name, pending, held, force_id, change_id, due_at", crowdSize, func(i int) string {
+		return fmt.Sprintf("'other%04d', %d, 0, 0, 'c', 9000000000000000", i, i%2)
+	})
+	insert("status_reports", "enrollment_id, received_at, body", crowdSize, func(i int) string {
+		return fmt.Sprintf("'e%04d', 0, 'x'", i)
+	})
+	insert("status_errors", "enrollment_id, path, error, report_id, received_at", crowdSize, func(i int) string {
+		return fmt.Sprintf("'e%04d', 'p', '{}', 1, 0", i)
+	})
+	insert("status_declarations",
+		"enrollment_id, identifier, server_token, class, active, valid, report_id, received_at", crowdSize,
+		func(i int) string {
+			return fmt.Sprintf("'e%04d', 'd%04d', 't', 'configuration', 1, 'valid', 1, 0", i, i)
+		})
+	insert("status_values",
+		"enrollment_id, path_hash, element_hash, value_hash, path, element, value, report_id, changed_at", crowdSize,
+		func(i int) string {
+			return fmt.Sprintf("'e%04d', X'%032x', X'%032x', X'%032x', 'p', '', '1', 1, 0", i, i, i, i)
+		})
+}
+
+// Exercise calls everything that a store has, so that it runs every kind of statement, over a database that Populate has
+// filled.
+func Exercise(ctx context.Context, t *testing.T, store storage.Store, clock *Clock) {
+	w := &world{T: t, ctx: ctx, clock: clock, store: store}
+	w.fill("s0001", "new", "other")
+	w.put(activation("activation", "new", "other"))
+	w.put(configuration("new", "second"))
+	w.touch("new")
+	_, err := store.DeleteDeclaration(ctx, "new")
+	require.Error(t, err)
+	w.remove("s0001", "other")
+	w.put(activation("activation", "new"))
+	require.True(t, w.deleteDeclaration("other"))
+	w.declaration("new")
+	for _, page := range []storage.Page{all, {After: "e", Limit: 3}} {
+		for _, list := range []func() ([]string, error){
+			func() ([]string, error) { return store.DeclarationIdentifiers(ctx, page) },
+			func() ([]string, error) { return store.DeclarationSets(ctx, "new", page) },
+			func() ([]string, error) { return store.SetNames(ctx, page) },
+			func() ([]string, error) { return store.SetDeclarations(ctx, "s0001", page) },
+			func() ([]string, error) { return store.EnrollmentSets(ctx, "e0001", page) },
+		} {
+			_, err := list()
+			require.NoError(t, err)
+		}
+	}
+	w.assign("e0001", "s0009")
+	w.assign("new", "new")
+	w.unassign("e0001", "s0009")
+	_, err = store.DeleteEnrollmentSets(ctx, "new", change)
+	require.NoError(t, err)
+	_, known, err := store.VectorContents(ctx, "e0001", nil)
+	require.NoError(t, err)
+	require.NotEmpty(t, known)
+	_, _, err = store.VectorContents(ctx, "e0001", w.vector("e0001"))
+	require.NoError(t, err)
+	_, err = store.DeclarationVersion(ctx, "new", "t")
+	require.ErrorIs(t, err, storage.ErrNotFound)
+
+	w.notify(storage.NotifyTargets{
+		Enrollments: []string{"e0002", "e0003"}, Declarations: []string{"d0005"}, Sets: []string{"s0000"},
+	})
+	for range 20 {
+		w.advance(300)
+	}
+	_, err = store.PutSetDeclaration(ctx, "s0000", "new", held)
+	require.NoError(t, err)
+	w.advance(10)
+	for _, kind := range kinds {
+		one := w.claimed(lease, 3)
+		require.NotEmpty(t, one)
+		w.finalise(lease, storage.Outcome{Kind: kind, IDs: ids(one), DesiredToken: "t", After: time.Hour, Spread: time.Hour})
+	}
+	for _, check := range []storage.CheckChange{storage.CheckKeep, storage.CheckClear, storage.CheckPostpone} {
+		w.update(storage.DeviceUpdate{
+			ID: "e0005", Type: "Device", ParentID: "p", DesiredToken: "t", AskedToken: "t", Acknowledged: true, Check: check,
+		})
+		w.update(storage.DeviceUpdate{ID: "e0005", FetchedToken: "t", LostSync: true, Create: true})
+		w.update(storage.DeviceUpdate{ID: "e0005", SyncedToken: "t"})
+	}
+	w.report("e0001", `{"StatusItems":{"n":1,"list":[1,2,3],"management":{"declarations":{"assets":[
+		{"identifier":"a","server-token":"1","active":true,"valid":"valid"}]}}},"Errors":[{}]}`)
+	w.report("e0001", `{"StatusItems":{"list":[4],"management":{"declarations":{}}},"FullReport":true,"Errors":[{}]}`)
+	w.declarationStatuses("e0001")
+	w.values("e0001")
+	_, err = store.StatusErrors(ctx, "e0001", 0, 10)
+	require.NoError(t, err)
+	report, err := store.StatusReportByIndex(ctx, "e0001", 1)
+	require.NoError(t, err)
+	_, err = store.StatusReportByID(ctx, "e0001", report.StatusID)
+	require.NoError(t, err)
+
+	require.NoError(t, store.SaveManifest(ctx, "token", (&ddm.Composition{}).DeclarationItemsJSON()))
+	require.NoError(t, store.SaveManifest(ctx, "token", (&ddm.Composition{}).DeclarationItemsJSON()))
+	_, err = store.Manifest(ctx, "token")
+	require.NoError(t, err)
+	clock.Advance(time.Hour)
+	_, err = store.Collect(ctx, time.Minute, 100)
+	require.NoError(t, err)
+	require.NoError(t, store.Ping(ctx))
+}
