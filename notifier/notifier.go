@@ -60,8 +60,11 @@ type Config struct {
 const (
 	// leaseDuration is when others take over what a dead notifier had claimed. It is far longer than a request lasts.
 	leaseDuration = 2 * time.Minute
-	// sendTimeout bounds one request to the MDM.
-	sendTimeout = 30 * time.Second
+	// sendTimeout bounds one request to the MDM, and finaliseTimeout the writing of what became of it.
+	sendTimeout     = 30 * time.Second
+	finaliseTimeout = 10 * time.Second
+	// sendWithin is for how long after a claim requests are begun, so that they end, and are noted, within the lease.
+	sendWithin = leaseDuration - sendTimeout - finaliseTimeout
 	// maxClaim and fanoutPage keep transactions short.
 	maxClaim   = 400
 	fanoutPage = 200
@@ -123,7 +126,7 @@ func (n *Notifier) Start() {
 }
 
 // Stop ends the work and waits for requests that are under way, which are cancelled, and for what became of them to be
-// written.
+// written. What was claimed and is not known to be sent is given back at once, and counts as no failure.
 func (n *Notifier) Stop() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -194,6 +197,7 @@ func (n *Notifier) tell(ctx context.Context, done *sync.WaitGroup) (more bool) {
 	defer func() { n.giveSlots(free) }()
 	lease := storage.Lease{ID: rand.Int64N(1<<62) + 1, Duration: leaseDuration}
 	limit := min(n.config.Batch*free, maxClaim)
+	start := time.Now()
 	claimed, err := n.config.Queue.Claim(ctx, lease, limit)
 	if err != nil {
 		n.failed(ctx, "claim", err)
@@ -206,14 +210,17 @@ func (n *Notifier) tell(ctx context.Context, done *sync.WaitGroup) (more bool) {
 	if len(outcomes) > 0 {
 		n.finalise(ctx, lease, outcomes)
 	}
-	for _, b := range batches {
+	for i, b := range batches {
 		if free == 0 {
 			select {
 			case n.slots <- struct{}{}:
 				free++
 			case <-ctx.Done():
-				return false // the lease ends by itself
 			}
+		}
+		if ctx.Err() != nil || time.Since(start) > sendWithin {
+			n.finalise(ctx, lease, givenBack(batches[i:]))
+			return ctx.Err() == nil
 		}
 		free--
 		done.Go(func() {
@@ -261,6 +268,11 @@ func (n *Notifier) plan(ctx context.Context, claimed []storage.Claimed) ([]stora
 	for i := range claimed {
 		e := &claimed[i].Enrollment
 		composition, err := n.config.Compositor.Compose(ctx, e.ID, claimed[i].Vector)
+		if err != nil && ctx.Err() != nil { // Stop cut it off
+			key := same{kind: storage.OutcomePostponed}
+			settled[key] = append(settled[key], e.ID)
+			continue
+		}
 		if err != nil {
 			n.failed(ctx, "composing for a notification", err, "enrollment_id", e.ID)
 			outcomes = append(outcomes, n.failure([]*storage.Enrollment{e}, "", "what it should have could not be composed"))
@@ -284,7 +296,7 @@ func (n *Notifier) plan(ctx context.Context, claimed []storage.Claimed) ([]stora
 
 // finalise writes outcomes, also when the notifier is being stopped: what was sent must not be sent again.
 func (n *Notifier) finalise(ctx context.Context, lease storage.Lease, outcomes []storage.Outcome) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), finaliseTimeout)
 	defer cancel()
 	if err := n.config.Queue.Finalise(ctx, lease, outcomes); err != nil {
 		n.failed(ctx, "finalise", err)

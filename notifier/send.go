@@ -20,16 +20,38 @@ func (n *Notifier) send(ctx context.Context, b *batch) []storage.Outcome {
 		n.failed(ctx, "send", err)
 		return []storage.Outcome{n.failure(b.members, b.token, "the command could not be made")}
 	}
-	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
-	defer cancel()
 	start := time.Now()
-	results, err := n.config.MDM.Enqueue(ctx, ids, command)
+	results, err := n.enqueue(ctx, ids, command)
 	log := n.config.Logger.With("command_uuid", command.UUID, "token", b.token, "duration", time.Since(start))
-	if err != nil {
-		log.WarnContext(ctx, "command not taken", "enrollments", len(ids), "error", err)
-		return n.failures(b.members, b.token, err.Error())
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return givenBack([]*batch{b}) // Stop cut it off
+	case err != nil:
+		text := truncate(err.Error())
+		log.WarnContext(ctx, "command not taken", "enrollments", len(ids), "error", text)
+		return n.failures(b.members, b.token, text)
 	}
 	return n.judge(ctx, log, b, command, results)
+}
+
+// enqueue is the one request of a batch.
+func (n *Notifier) enqueue(ctx context.Context, ids []string, command Command) (map[string]Result, error) {
+	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
+	defer cancel()
+	return n.config.MDM.Enqueue(ctx, ids, command)
+}
+
+// givenBack returns the outcomes for batches that nobody is known to have been told of: others may take them at once.
+func givenBack(batches []*batch) []storage.Outcome {
+	outcomes := make([]storage.Outcome, 0, len(batches))
+	for _, b := range batches {
+		outcome := storage.Outcome{Kind: storage.OutcomePostponed, DesiredToken: b.token}
+		for _, e := range b.members {
+			outcome.IDs = append(outcome.IDs, e.ID)
+		}
+		outcomes = append(outcomes, outcome)
+	}
+	return outcomes
 }
 
 // judge sorts the members of a batch by what the MDM said of each.
@@ -40,15 +62,19 @@ func (n *Notifier) judge(
 	refused := map[string][]*storage.Enrollment{}
 	unwoken := 0
 	for _, e := range b.members {
-		result := results[e.ID]
+		result, answered := results[e.ID]
+		if !answered {
+			result.CommandError = "the MDM's answer does not speak of it"
+		}
 		switch {
 		case result.CommandError != "":
-			refused[result.CommandError] = append(refused[result.CommandError], e)
-			log.WarnContext(ctx, "command not taken", "enrollment_id", e.ID, "error", result.CommandError)
+			text := truncate(result.CommandError)
+			refused[text] = append(refused[text], e)
+			log.WarnContext(ctx, "command not taken", "enrollment_id", e.ID, "error", text)
 			continue
 		case result.PushError != "":
 			unwoken++
-			log.WarnContext(ctx, "device not woken", "enrollment_id", e.ID, "error", result.PushError)
+			log.WarnContext(ctx, "device not woken", "enrollment_id", e.ID, "error", truncate(result.PushError))
 		}
 		sends := 1
 		if e.CommandToken == b.token {
@@ -87,14 +113,14 @@ func (n *Notifier) failures(members []*storage.Enrollment, token, text string) [
 	return outcomes
 }
 
-// maxErrorBytes bounds the error that is kept for an enrollment.
+// maxErrorBytes bounds the error that is kept for an enrollment, and logged: it is another server's text.
 const maxErrorBytes = 1000
 
 // failure returns the outcome for enrollments that failed equally often before.
 func (n *Notifier) failure(members []*storage.Enrollment, token, text string) storage.Outcome {
 	after, spread := n.schedule.afterFailure(members[0].Attempts + 1)
 	outcome := storage.Outcome{
-		Kind: storage.OutcomeFailed, DesiredToken: token, Error: truncate(text), After: after, Spread: spread,
+		Kind: storage.OutcomeFailed, DesiredToken: token, Error: text, After: after, Spread: spread,
 	}
 	for _, e := range members {
 		outcome.IDs = append(outcome.IDs, e.ID)
@@ -103,8 +129,8 @@ func (n *Notifier) failure(members []*storage.Enrollment, token, text string) st
 }
 
 func truncate(text string) string {
-	if len(text) <= maxErrorBytes {
-		return text
+	if len(text) > maxErrorBytes {
+		text = text[:maxErrorBytes] + "…"
 	}
-	return strings.ToValidUTF8(text[:maxErrorBytes], "") + "…"
+	return strings.ToValidUTF8(text, "")
 }

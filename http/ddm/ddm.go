@@ -29,8 +29,11 @@ const (
 	maxStatusBytes = 16 << 20
 	// The MDM waits for our answer without a time-out, and the device for the MDM.
 	requestTimeout = 20 * time.Second
-	// A device's manifest stays fetchable, also when its sets have changed since, for so long.
-	manifestLife = 24 * time.Hour
+	// A device's manifest stays fetchable, also when its sets have changed since, for a day after it was last fetched;
+	// when that was is known to fetchedInterval.
+	manifestLife = 24*time.Hour + fetchedInterval
+	// maxTypeBytes bounds what storage keeps of an enrollment's type.
+	maxTypeBytes = 64
 )
 
 // Store is what the device side needs of storage.
@@ -84,10 +87,10 @@ func (h handler) device(next func(http.ResponseWriter, *request) error) edge.Han
 	return func(w http.ResponseWriter, r *http.Request) error {
 		event := edge.EventOf(r.Context())
 		event.Quiet()
-		id := r.Header.Get(headerEnrollmentID)
-		if problem := protocol.ValidateEnrollmentID(headerEnrollmentID, id); problem != nil {
-			return edge.NewError(http.StatusBadRequest, "header %s: %s", problem.Field, problem.Message)
+		if err := validateHeaders(r.Header); err != nil {
+			return err
 		}
+		id := r.Header.Get(headerEnrollmentID)
 		event.Set("enrollment_id", id)
 		ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
 		defer cancel()
@@ -107,6 +110,24 @@ func (h handler) device(next func(http.ResponseWriter, *request) error) edge.Han
 			observe:     r.Header.Get(headerObserve) == "1",
 		})
 	}
+}
+
+// validateHeaders checks what names the enrollment.
+func validateHeaders(header http.Header) error {
+	problem := protocol.ValidateEnrollmentID(headerEnrollmentID, header.Get(headerEnrollmentID))
+	if parentID := header.Get(headerParentID); problem == nil && parentID != "" {
+		problem = protocol.ValidateEnrollmentID(headerParentID, parentID)
+	}
+	if enrollmentType := header.Get(headerType); problem == nil && enrollmentType != "" {
+		problem = protocol.ValidateName(headerType, enrollmentType)
+		if problem == nil && len(enrollmentType) > maxTypeBytes {
+			problem = &protocol.Problem{Field: headerType, Message: fmt.Sprintf("must not be longer than %d octets", maxTypeBytes)}
+		}
+	}
+	if problem != nil {
+		return edge.NewError(http.StatusBadRequest, "header %s", problem)
+	}
+	return nil
 }
 
 // record writes what the request tells of the device, if that is anything.
@@ -183,15 +204,15 @@ func (h handler) status(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
+	if r.observe {
+		return edge.NewError(http.StatusBadRequest, "a status report cannot be sent with %s", headerObserve)
+	}
+	if h.DumpStatus != nil {
+		h.DumpStatus(r.enrollment.ID, body) // above all those that cannot be read
+	}
 	report, err := protocol.ParseStatusReport(body)
 	if err != nil {
 		return fmt.Errorf("status report: %w", err)
-	}
-	if h.DumpStatus != nil {
-		h.DumpStatus(r.enrollment.ID, body)
-	}
-	if r.observe {
-		return edge.NewError(http.StatusBadRequest, "a status report cannot be sent with %s", headerObserve)
 	}
 	reported(r.enrollment, r.composition, report, &r.update)
 	if err := h.Store.PutStatus(r.Context(), storage.ReceivedStatus{

@@ -64,9 +64,12 @@ func synced(c *storage.Composition, u *storage.DeviceUpdate) {
 // fetchedManifest follows a request for the declaration items. Until it says more, the device is neither known to
 // hold what it held nor to have finished with this.
 func fetchedManifest(e *storage.Enrollment, c *storage.Composition, u *storage.DeviceUpdate) bool {
-	if e.FetchedToken != c.Token || e.Now.Sub(e.FetchedAt) >= fetchedInterval {
+	// A device that failed half way asks for the tokens when it comes back, which looks as if it had finished, until it
+	// asks for the manifest again.
+	failed := e.SyncedToken == c.Token && e.Now.Sub(e.SyncedAt) < storage.AskGrace
+	if e.FetchedToken != c.Token || failed || e.Now.Sub(e.FetchedAt) >= fetchedInterval {
 		u.DesiredToken, u.FetchedToken = c.Token, c.Token
-		if e.SyncedToken != c.Token {
+		if e.SyncedToken != c.Token || failed {
 			u.LostSync = e.SyncedToken != ""
 			u.Check, u.CheckAfter = storage.CheckPostpone, storage.FetchGrace
 		}

@@ -26,7 +26,7 @@ const maxAnswerBytes = 8 << 20
 
 // Client enqueues into one NanoMDM. It is safe for concurrent use.
 type Client struct {
-	enqueue *url.URL
+	enqueue string // ends with a slash
 	key     string
 	http    *http.Client
 }
@@ -37,18 +37,22 @@ var _ notifier.MDM = (*Client)(nil)
 func New(enqueueURL, key string) (*Client, error) {
 	u, err := url.Parse(enqueueURL)
 	if err != nil {
-		return nil, fmt.Errorf("enqueue URL: %w", err)
+		return nil, fmt.Errorf("enqueue URL: %w", withoutURL(err))
+	}
+	if u.User != nil {
+		return nil, errors.New("enqueue URL: must not have a user name or password; the key is given by itself")
 	}
 	if (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
 		return nil, fmt.Errorf("enqueue URL %q is not like http://127.0.0.1:9000/v1/enqueue/", enqueueURL)
 	}
-	if u.RawQuery != "" || u.Fragment != "" {
+	if strings.ContainsAny(enqueueURL, "?#") {
 		return nil, fmt.Errorf("enqueue URL %q must end with its path", enqueueURL)
 	}
-	if !strings.HasSuffix(u.Path, "/") {
-		u.Path += "/"
+	base := u.String()
+	if !strings.HasSuffix(base, "/") {
+		base += "/"
 	}
-	return &Client{enqueue: u, key: key, http: &http.Client{
+	return &Client{enqueue: base, key: key, http: &http.Client{
 		Transport: &http.Transport{
 			Proxy:                 http.ProxyFromEnvironment,
 			DialContext:           (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
@@ -74,18 +78,13 @@ func (c *Client) Enqueue(
 	}
 	request, err := http.NewRequestWithContext(ctx, http.MethodPut, c.url(ids), bytes.NewReader(body))
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("NanoMDM: %w", withoutURL(err))
 	}
 	request.SetBasicAuth(username, c.key)
 	request.Header.Set("Content-Type", "application/xml")
 	response, err := c.http.Do(request)
 	if err != nil {
-		// The error of http.Client has the URL in it, with every id.
-		var urlErr *url.Error
-		if errors.As(err, &urlErr) {
-			err = urlErr.Err
-		}
-		return nil, fmt.Errorf("NanoMDM: %w", err)
+		return nil, fmt.Errorf("NanoMDM: %w", withoutURL(err))
 	}
 	defer func() { err = errors.Join(err, response.Body.Close()) }()
 	text, err := io.ReadAll(io.LimitReader(response.Body, maxAnswerBytes))
@@ -101,7 +100,16 @@ func (c *Client) url(ids []string) string {
 	for i, id := range ids {
 		escaped[i] = url.PathEscape(id)
 	}
-	return c.enqueue.String() + strings.Join(escaped, ",")
+	return c.enqueue + strings.Join(escaped, ",")
+}
+
+// withoutURL takes the URL out of an error of url and http, which has every id in it, or a secret.
+func withoutURL(err error) error {
+	var urlErr *url.Error
+	if errors.As(err, &urlErr) {
+		return urlErr.Err
+	}
+	return err
 }
 
 // answer is NanoMDM's (NanoMDM: package api, APIResult).
@@ -124,7 +132,7 @@ func judge(code int, text []byte, ids []string) (map[string]notifier.Result, err
 	case http.StatusUnauthorized:
 		return nil, errors.New("NanoMDM answered 401 Unauthorized: the enqueue key is wrong")
 	default:
-		return nil, fmt.Errorf("NanoMDM answered %d %s", code, http.StatusText(code))
+		return nil, errors.New(strings.TrimSpace(fmt.Sprintf("NanoMDM answered %d %s", code, http.StatusText(code))))
 	}
 	var a answer
 	if err := json.Unmarshal(text, &a); err != nil {
