@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/decree-ddm/decree/storage"
@@ -119,11 +120,15 @@ func (t *tx) finalise(lease storage.Lease, outcome storage.Outcome, ids []string
 	case storage.OutcomePostponed:
 		unlessMarked("notify_at", next, spread)
 	case storage.OutcomeSent:
+		// A device can be at work before the MDM has answered, and before it is known that it was told.
+		claimedAt := `lease_until - ` + strconv.FormatInt(lease.Duration.Microseconds(), 10)
+		busy := `CASE WHEN fetched_at >= ` + claimedAt + ` OR asked_at >= ` + claimedAt + ` THEN ` + t.now + ` ELSE NULL END`
 		add(`sends = CASE WHEN command_token = ? THEN sends + 1 ELSE 1 END, command_token = ?, command_uuid = ?,
-			command_sent_at = `+t.now+`, command_acknowledged_at = NULL, command_outcome = NULL,
+			command_sent_at = `+t.now+`, command_acknowledged_at = `+busy+`, command_outcome = NULL,
 			sent_seq = lease_seq, attempts = 0, last_error = NULL`,
 			outcome.DesiredToken, outcome.DesiredToken, outcome.CommandUUID)
-		unlessMarked("notify_at", next, spread)
+		// It may have finished before the MDM answered: then nothing is due.
+		unlessMarked("notify_at", `CASE WHEN synced_token = ? THEN NULL ELSE `+next+` END`, outcome.DesiredToken, spread)
 	case storage.OutcomeFailed:
 		add(`attempts = attempts + 1, last_error = ?`, cutError(outcome.Error))
 		unlessMarked("notify_at", next, spread)
