@@ -30,7 +30,8 @@ case $listen in
 esac
 url=http://$listen
 
-# The password for curl, for any name of the directory.
+# The password for curl, whatever the name of the directory is. It is the reader's shell that reads the key.
+# shellcheck disable=SC2016
 printf -v user '"decree:$(cat %q)"' "$key_file"
 
 cat <<TEXT

@@ -10,12 +10,15 @@ import (
 	"net/http"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/decree-ddm/decree/ddm"
 	"github.com/decree-ddm/decree/storage/mysql/mysqltest"
 )
 
@@ -52,9 +55,34 @@ func eachDatabase(t *testing.T, test func(t *testing.T, flags []string)) {
 	}
 }
 
+// sameOnEachDatabase runs a story on every kind of database, and requires that all end alike.
+func sameOnEachDatabase[Result any](t *testing.T, story func(t *testing.T, flags []string) Result) {
+	t.Parallel()
+	var mu sync.Mutex
+	var results []Result
+	t.Run("databases", func(t *testing.T) {
+		for _, db := range databases() {
+			t.Run(db.name, func(t *testing.T) {
+				t.Parallel()
+				result := story(t, db.flags(t))
+				mu.Lock()
+				defer mu.Unlock()
+				results = append(results, result)
+			})
+		}
+	})
+	for _, result := range results {
+		require.Equal(t, results[0], result, "on another database")
+	}
+}
+
+// onMySQL reports whether the flags are for a database that several servers can share.
+func onMySQL(flags []string) bool { return slices.Contains(flags, "mysql") }
+
 // server is a running Decree, and a client of its API.
 type server struct {
 	t        testing.TB
+	args     []string
 	url      string
 	program  *program
 	database *sql.DB // the same that the program uses
@@ -63,25 +91,45 @@ type server struct {
 // startDecree starts the program as main does, on a port of its own.
 func startDecree(t testing.TB, flags ...string) *server {
 	t.Helper()
-	args := append([]string{"-listen", "127.0.0.1:0", "-api", testKey}, flags...)
-	logs := io.Discard
-	if testing.Verbose() {
-		logs = testLog{t}
-	}
-	config, err := parseConfig(args, nil, io.Discard)
-	require.NoError(t, err)
-	p, err := start(context.Background(), config, io.Discard, logs)
-	require.NoError(t, err)
+	s := &server{t: t, args: append([]string{"-listen", "127.0.0.1:0", "-api", testKey}, flags...)}
+	config := s.start()
+	t.Cleanup(s.stop)
+	s.database = openDatabase(t, config)
+	return s
+}
+
+// openDatabase opens the database of a Decree beside it.
+func openDatabase(t testing.TB, config *config) *sql.DB {
+	t.Helper()
 	dsn := config.storageDSN
 	if config.storage == "sqlite" {
 		dsn = "file:" + dsn + "?_pragma=busy_timeout(10000)"
 	}
-	raw, err := sql.Open(config.storage, dsn)
+	database, err := sql.Open(config.storage, dsn)
 	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, raw.Close()) })
-	s := &server{t: t, url: "http://" + p.listener.Addr().String(), program: p, database: raw}
-	t.Cleanup(s.stop)
-	return s
+	t.Cleanup(func() { require.NoError(t, database.Close()) })
+	return database
+}
+
+func (s *server) start() *config {
+	s.t.Helper()
+	logs := io.Discard
+	if testing.Verbose() {
+		logs = testLog{s.t}
+	}
+	config, err := parseConfig(s.args, nil, io.Discard)
+	require.NoError(s.t, err)
+	p, err := start(context.Background(), config, io.Discard, logs)
+	require.NoError(s.t, err)
+	s.program, s.url = p, "http://"+p.listener.Addr().String()
+	return config
+}
+
+// restart stops the program and starts it again, on another port.
+func (s *server) restart() {
+	s.t.Helper()
+	s.stop()
+	s.start()
 }
 
 // stop stops the program; further calls do nothing.
@@ -110,12 +158,23 @@ func (s *server) do(method, path, body string) (int, []byte) {
 
 func (s *server) send(request *http.Request) (int, []byte) {
 	s.t.Helper()
-	response, err := http.DefaultClient.Do(request)
+	code, text, err := exchange(request)
 	require.NoError(s.t, err)
+	return code, text
+}
+
+// client keeps enough connections for tests with many requests at once.
+var client = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}, Timeout: patience}
+
+// exchange sends a request and reads the answer. Any goroutine may call it.
+func exchange(request *http.Request) (int, []byte, error) {
+	response, err := client.Do(request)
+	if err != nil {
+		return 0, nil, err
+	}
 	defer response.Body.Close()
 	text, err := io.ReadAll(response.Body)
-	require.NoError(s.t, err)
-	return response.StatusCode, text
+	return response.StatusCode, text, err
 }
 
 // change sends a request that must change something.
@@ -158,14 +217,17 @@ func (s *server) putTest(identifier, echo string) {
 	s.putDeclaration(identifier, "com.apple.configuration.management.test", fmt.Sprintf(`{"Echo":%q}`, echo))
 }
 
+// escape makes a name one segment of a path, or one value of a query.
+func escape(name string) string { return strings.ReplaceAll(url.QueryEscape(name), "+", "%20") }
+
 func (s *server) addToSet(set, identifier string) {
 	s.t.Helper()
-	s.change(http.MethodPut, "/v1/set-declarations/"+set+"?declaration="+url.QueryEscape(identifier), "")
+	s.change(http.MethodPut, "/v1/set-declarations/"+escape(set)+"?declaration="+escape(identifier), "")
 }
 
 func (s *server) assign(enrollmentID, set string) {
 	s.t.Helper()
-	s.change(http.MethodPut, "/v1/enrollment-sets/"+enrollmentID+"?set="+url.QueryEscape(set), "")
+	s.change(http.MethodPut, "/v1/enrollment-sets/"+escape(enrollmentID)+"?set="+escape(set), "")
 }
 
 // token is the DeclarationsToken of an enrollment, asked for without a trace.
@@ -190,12 +252,29 @@ func (s *server) observe(enrollmentID, path string, into any) {
 	require.NoError(s.t, json.NewDecoder(bytes.NewReader(text)).Decode(into))
 }
 
+// manifest is what a device would get as its declaration items.
+func (s *server) manifest(enrollmentID string) (token string, items []ddm.Item) {
+	s.t.Helper()
+	var raw json.RawMessage
+	s.observe(enrollmentID, "/declaration-items", &raw)
+	var manifest struct{ DeclarationsToken string }
+	require.NoError(s.t, json.Unmarshal(raw, &manifest))
+	items, err := ddm.ParseDeclarationItems(raw)
+	require.NoError(s.t, err)
+	return manifest.DeclarationsToken, items
+}
+
 // enrollment is what the API says of an enrollment.
 type enrollment struct {
-	InSync       bool   `json:"in_sync"`
-	DesiredToken string `json:"desired_token"`
-	SyncedToken  string `json:"synced_token"`
-	NotifyAt     string `json:"notify_at"`
+	Type         string   `json:"type"`
+	ParentID     string   `json:"parent_id"`
+	Sets         []string `json:"sets"`
+	InSync       bool     `json:"in_sync"`
+	Held         bool     `json:"held"`
+	DesiredToken string   `json:"desired_token"`
+	FetchedToken string   `json:"fetched_token"`
+	SyncedToken  string   `json:"synced_token"`
+	NotifyAt     string   `json:"notify_at"`
 }
 
 func (s *server) enrollment(id string) enrollment {
@@ -220,7 +299,7 @@ func (s *server) waitInSync(ids ...string) {
 func (s *server) eventually(condition func() bool, format string, arguments ...any) {
 	s.t.Helper()
 	for deadline := time.Now().Add(patience); !condition(); {
-		require.True(s.t, time.Now().Before(deadline), "waited too long for "+format, arguments)
+		require.True(s.t, time.Now().Before(deadline), append([]any{"waited too long for " + format}, arguments...)...)
 		time.Sleep(10 * time.Millisecond)
 	}
 }
@@ -235,9 +314,43 @@ func (s *server) waitIdle(ids ...string) {
 	}, "an empty queue")
 }
 
+// waitFanouts waits until all who may have to be told are marked.
+func (s *server) waitFanouts() {
+	s.t.Helper()
+	s.eventually(func() bool { return s.count(`SELECT COUNT(*) FROM fanouts`) == 0 }, "the fan-outs")
+}
+
 // count asks the database itself.
 func (s *server) count(query string) (n int) {
 	s.t.Helper()
 	require.NoError(s.t, s.database.QueryRow(query).Scan(&n))
 	return n
+}
+
+// content is everything in the database, a text for each row.
+func (s *server) content() []string {
+	s.t.Helper()
+	var content []string
+	for _, table := range []string{
+		"declarations", "declaration_versions", "declaration_references", "sets", "set_declarations", "enrollments",
+		"enrollment_sets", "manifests", "fanouts", "status_reports", "status_declarations", "status_values", "status_errors",
+	} {
+		rows, err := s.database.Query(`SELECT * FROM ` + table)
+		require.NoError(s.t, err)
+		columns, err := rows.Columns()
+		require.NoError(s.t, err)
+		for rows.Next() {
+			values := make([]sql.NullString, len(columns))
+			pointers := make([]any, len(columns))
+			for i := range values {
+				pointers[i] = &values[i]
+			}
+			require.NoError(s.t, rows.Scan(pointers...))
+			content = append(content, fmt.Sprintf("%s %v", table, values))
+		}
+		require.NoError(s.t, rows.Err())
+		require.NoError(s.t, rows.Close())
+	}
+	slices.Sort(content)
+	return content
 }

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -144,9 +146,17 @@ func (p *program) statusDump(name string, stdout io.Writer) (func(string, []byte
 	}
 	var mu sync.Mutex
 	return func(enrollmentID string, report []byte) {
+		var line bytes.Buffer
+		if json.Compact(&line, report) == nil {
+			line.WriteByte('\n')
+		} else {
+			// What is no JSON may hold line breaks, and look like several reports: it becomes one string.
+			line.Reset()
+			_ = json.NewEncoder(&line).Encode(string(report)) // never fails, and ends the line
+		}
 		mu.Lock()
 		defer mu.Unlock()
-		if _, err := output.Write(append(report, '\n')); err != nil {
+		if _, err := output.Write(line.Bytes()); err != nil {
 			p.logger.Error("dumping a status report failed", "enrollment_id", enrollmentID, "error", err)
 		}
 	}, nil

@@ -102,6 +102,10 @@ func (t *tx) finalise(lease storage.Lease, outcome storage.Outcome, ids []string
 	unlessMarked("priority", "0")
 	next := t.later(outcome.After.Microseconds()) + ` + ` + t.dialect.RandomBelow
 	spread := outcome.Spread.Microseconds() + 1
+	// A device may finish while it is being told: then nothing is due.
+	unlessSynced := func(next string) {
+		unlessMarked("notify_at", `CASE WHEN synced_token = ? THEN NULL ELSE `+next+` END`, outcome.DesiredToken, spread)
+	}
 	switch outcome.Kind {
 	case storage.OutcomeInSync:
 		unlessMarked("held", "0")
@@ -118,17 +122,18 @@ func (t *tx) finalise(lease storage.Lease, outcome storage.Outcome, ids []string
 	case storage.OutcomeHeld:
 		unlessMarked("notify_at", "NULL")
 	case storage.OutcomePostponed:
-		unlessMarked("notify_at", next, spread)
+		// Unless it waits to be told all the same.
+		unlessMarked("notify_at", `CASE WHEN synced_token = ? AND force_seq <= sent_seq THEN NULL ELSE `+next+` END`,
+			outcome.DesiredToken, spread)
 	case storage.OutcomeSent:
 		// A device can be at work before the MDM has answered, and before it is known that it was told.
 		claimedAt := `lease_until - ` + strconv.FormatInt(lease.Duration.Microseconds(), 10)
-		busy := `CASE WHEN fetched_at >= ` + claimedAt + ` OR asked_at >= ` + claimedAt + ` THEN ` + t.now + ` ELSE NULL END`
+		busy := `CASE WHEN fetched_at > ` + claimedAt + ` OR asked_at > ` + claimedAt + ` THEN ` + t.now + ` ELSE NULL END`
 		add(`sends = CASE WHEN command_token = ? THEN sends + 1 ELSE 1 END, command_token = ?, command_uuid = ?,
 			command_sent_at = `+t.now+`, command_acknowledged_at = `+busy+`, command_outcome = NULL,
 			sent_seq = lease_seq, attempts = 0, last_error = NULL`,
 			outcome.DesiredToken, outcome.DesiredToken, outcome.CommandUUID)
-		// It may have finished before the MDM answered: then nothing is due.
-		unlessMarked("notify_at", `CASE WHEN synced_token = ? THEN NULL ELSE `+next+` END`, outcome.DesiredToken, spread)
+		unlessSynced(next)
 	case storage.OutcomeFailed:
 		add(`attempts = attempts + 1, last_error = ?`, cutError(outcome.Error))
 		unlessMarked("notify_at", next, spread)

@@ -17,11 +17,6 @@ var notifyTests = []test{
 	{"NotifyMany", notifyMany},
 }
 
-func (w *world) inSync(id string) {
-	w.Helper()
-	w.finalise(lease, storage.Outcome{Kind: storage.OutcomeInSync, IDs: []string{id}})
-}
-
 func (w *world) sent(id string) {
 	w.Helper()
 	w.finalise(lease, storage.Outcome{Kind: storage.OutcomeSent, IDs: []string{id}, After: time.Hour})

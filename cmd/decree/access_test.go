@@ -1,0 +1,201 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/decree-ddm/decree/notifier/nanomdm/nanomdmtest"
+)
+
+// TestDeviceGetsItsOwn checks what a device can fetch: the declarations of its own sets, and for a day those of the
+// manifest that it fetched.
+func TestDeviceGetsItsOwn(t *testing.T) {
+	eachDatabase(t, func(t *testing.T, flags []string) {
+		s := startDecree(t, flags...)
+		for _, name := range []string{"mine", "theirs"} {
+			s.putTest("test."+name, "secret of "+name)
+			s.addToSet(name, "test."+name)
+			s.assign("device of "+name, name)
+		}
+		const mine = "/declaration/configuration/test.mine"
+		requireStatus := func(status int, device, path, why string) {
+			t.Helper()
+			code, text := s.device(device, http.MethodGet, path, "")
+			require.Equal(t, status, code, "%s: %s", why, text)
+			if status != http.StatusOK {
+				require.NotContains(t, string(text), "test.", "an error tells nothing")
+			}
+		}
+		requireStatus(http.StatusOK, "device of mine", mine, "its own")
+		requireStatus(http.StatusNotFound, "device of theirs", mine, "another's")
+		requireStatus(http.StatusNotFound, "device of nobody", mine, "of an enrollment without sets")
+		for _, path := range []string{
+			"/declaration/activation/test.mine", "/declaration/asset/test.mine", "/declaration/management/test.mine",
+			"/declaration/configurations/test.mine", "/declaration/Configuration/test.mine", "/declaration/x/test.mine",
+		} {
+			requireStatus(http.StatusNotFound, "device of mine", path, "another class")
+		}
+		for _, path := range []string{
+			"/declaration/configuration/test.none", "/declaration/configuration/TEST.MINE", "/declaration/configuration/",
+			mine + "/", mine + "%20", mine + "%00", mine + "%ff",
+		} {
+			code, text := s.device("device of mine", http.MethodGet, path, "")
+			require.Contains(t, []int{http.StatusNotFound, http.StatusBadRequest}, code, "%s: %s", path, text)
+		}
+
+		// A manifest that was fetched is a promise to this device, for a day.
+		code, _ := s.device("device of mine", http.MethodGet, "/declaration-items", "")
+		require.Equal(t, http.StatusOK, code)
+		s.change(http.MethodDelete, "/v1/set-declarations/mine?declaration=test.mine", "")
+		s.change(http.MethodDelete, "/v1/declarations/test.mine", "")
+		requireStatus(http.StatusOK, "device of mine", mine, "of the manifest that it fetched")
+		requireStatus(http.StatusNotFound, "device of theirs", mine, "of a manifest that another fetched")
+		_, err := s.database.Exec(`UPDATE enrollments SET fetched_at = fetched_at - ?`, (26 * time.Hour).Microseconds())
+		require.NoError(t, err)
+		requireStatus(http.StatusNotFound, "device of mine", mine, "of the manifest that it fetched yesterday")
+	})
+}
+
+// TestDeviceWithoutName checks that nothing is answered to whoever no MDM names, and nothing written.
+func TestDeviceWithoutName(t *testing.T) {
+	eachDatabase(t, func(t *testing.T, flags []string) {
+		s := startDecree(t, flags...)
+		s.putTest("test.mine", "mine")
+		s.addToSet("mine", "test.mine")
+		s.assign("device", "mine")
+		s.waitFanouts()
+		before := s.content()
+		for _, id := range []string{"", "two,ids", strings.Repeat("x", 256), "de\tvice", "..", "\xff"} {
+			for _, path := range []string{"/tokens", "/declaration-items", "/declaration/configuration/test.mine", "/status"} {
+				method, body := http.MethodGet, ""
+				if path == "/status" {
+					method, body = http.MethodPut, `{"StatusItems":{}}`
+				}
+				request, err := http.NewRequest(method, s.url+path, strings.NewReader(body))
+				require.NoError(t, err)
+				if id != "" {
+					request.Header.Set("X-Enrollment-ID", id)
+				}
+				code, text := s.send(request)
+				require.Equal(t, http.StatusBadRequest, code, "%q %s: %s", id, path, text)
+			}
+		}
+		for _, path := range []string{"/tokens", "/declaration-items"} {
+			code, text := s.device("never seen", http.MethodGet, path, "")
+			require.Equal(t, http.StatusOK, code, "%s", text)
+		}
+		code, _ := s.do(http.MethodGet, "/v1/enrollments/never%20seen", "")
+		require.Equal(t, http.StatusNotFound, code)
+		require.Equal(t, before, s.content())
+	})
+}
+
+// TestObserving checks that looking leaves no trace.
+func TestObserving(t *testing.T) {
+	eachDatabase(t, func(t *testing.T, flags []string) {
+		s := startDecree(t, flags...)
+		s.putTest("test.mine", "mine")
+		s.addToSet("mine", "test.mine")
+		s.assign("device", "mine")
+		s.waitFanouts()
+		before := s.content()
+		for _, id := range []string{"device", "never seen"} {
+			var answer any
+			s.observe(id, "/tokens", &answer)
+			s.observe(id, "/declaration-items", &answer)
+			s.token(id)
+			s.agreedToken(id)
+		}
+		var declaration struct{ Identifier string }
+		s.observe("device", "/declaration/configuration/test.mine", &declaration)
+		require.Equal(t, "test.mine", declaration.Identifier)
+		require.Equal(t, before, s.content())
+
+		request, err := http.NewRequest(http.MethodPut, s.url+"/status", strings.NewReader(`{"StatusItems":{}}`))
+		require.NoError(t, err)
+		request.Header.Set("X-Enrollment-ID", "device")
+		request.Header.Set("X-Decree-Observe", "1")
+		code, text := s.send(request)
+		require.Equal(t, http.StatusBadRequest, code, "%s", text)
+		require.Equal(t, before, s.content())
+
+		code, _ = s.device("device", http.MethodGet, "/tokens", "")
+		require.Equal(t, http.StatusOK, code)
+		require.NotEqual(t, before, s.content(), "a device leaves a trace")
+	})
+}
+
+// TestDeviceChoosesPath checks that a device, which can make NanoMDM ask for any path, gets nowhere by it.
+func TestDeviceChoosesPath(t *testing.T) {
+	eachDatabase(t, func(t *testing.T, flags []string) {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		nano := nanomdmtest.Start(t, nanomdmtest.WithMemoryStorage())
+		s := beside(t, nano, flags)
+		elsewhere := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Header.Get("Authorization") != "" {
+				t.Errorf("NanoMDM sent a password elsewhere: %v", r.Header)
+			}
+			w.WriteHeader(http.StatusTeapot)
+		}))
+		defer elsewhere.Close()
+		device, other := nano.NewDevice(t), nano.NewDevice(t)
+		require.NoError(t, device.Enroll(ctx))
+		require.NoError(t, other.Enroll(ctx))
+		for _, name := range []string{"mine", "theirs"} {
+			s.putTest("test."+name, "secret of "+name)
+			s.addToSet("set-of-"+name, "test."+name)
+		}
+		s.assign(device.ID(), "set-of-mine")
+		s.assign(other.ID(), "set-of-theirs")
+		for _, d := range []*nanomdmtest.Device{device, other} {
+			require.NoError(t, d.WaitPush(ctx))
+			require.NoError(t, d.Poll(ctx))
+		}
+		s.waitIdle(device.ID(), other.ID())
+		own, err := device.DeclarativeManagement(ctx, "tokens", nil)
+		require.NoError(t, err)
+		before := s.content()
+
+		for _, endpoint := range []string{"tokens?x=1", "./tokens", "x/../tokens", "/tokens", "tokens#x", "../../tokens"} {
+			answer, err := device.DeclarativeManagement(ctx, endpoint, nil)
+			require.NoError(t, err, endpoint)
+			require.Equal(t, string(own), string(answer), endpoint)
+		}
+		for _, endpoint := range []string{"../version", "/version"} {
+			answer, err := device.DeclarativeManagement(ctx, endpoint, nil)
+			require.NoError(t, err, endpoint)
+			require.JSONEq(t, `{"version":"unknown"}`, string(answer), endpoint)
+		}
+		host := strings.TrimPrefix(s.url, "http:")
+		for _, endpoint := range []string{
+			"../v1/sets", "/v1/sets", "v1/sets", "%2e%2e/v1/sets", "v1%2fsets", "/v1/declarations",
+			"/v1/declarations/test.theirs", "/v1/enrollments/" + other.ID(), "/v1/status-values/" + other.ID(),
+			"/v1/enrollment-sets/" + device.ID() + "?set=set-of-theirs",
+			"/v1/set-declarations/set-of-mine?declaration=test.theirs", "/v1/notify", "/v1/notify?id=" + other.ID(),
+			"declaration/configuration/../../v1/sets", "declaration/configuration/..%2f..%2fv1%2fsets",
+			"declaration/configuration/test.theirs", "declaration//test.theirs", "declaration/configuration/%2e%2e/x",
+			"", ".", "..", "/", "//", "status/", "tokens/", "webhook", "/metrics", "/debug/pprof/", "/healthz",
+			host + "/v1/sets", "//decree:guess@" + strings.TrimPrefix(host, "//") + "/v1/sets",
+			strings.TrimPrefix(elsewhere.URL, "http:") + "/v1/sets", "http:" + host + "/v1/sets",
+		} {
+			for _, data := range []string{"", declarationJSON("test.evil", "com.apple.configuration.management.test", "{}")} {
+				answer, err := device.DeclarativeManagement(ctx, endpoint, []byte(data))
+				require.Error(t, err, "%q: %s", endpoint, answer)
+				var refused *nanomdmtest.AnswerError
+				require.True(t, errors.As(err, &refused), "%q: %v", endpoint, err)
+				for _, secret := range []string{"set-of-", "secret", "test.theirs", other.ID(), testKey} {
+					require.NotContains(t, strings.ReplaceAll(string(refused.Body), endpoint, ""), secret, "%q", endpoint)
+				}
+			}
+		}
+		require.Equal(t, before, s.content())
+	})
+}

@@ -1,0 +1,6 @@
+//go:build !race
+
+package main
+
+// fleetSize is how many enrollments the large fleet has.
+const fleetSize = 10_000
