@@ -85,7 +85,8 @@ func describe(t *testing.T, db *sql.DB, table string) string {
 	var engine, collation string
 	require.NoError(t, db.QueryRowContext(t.Context(), `SELECT engine, table_collation FROM information_schema.tables
 		WHERE table_schema = DATABASE() AND table_name = ?`, table).Scan(&engine, &collation))
-	return "CREATE TABLE " + table + " (\n" + strings.Join(lines, ",\n") + "\n) ENGINE " + engine + " COLLATE " + collation + ";\n"
+	return "CREATE TABLE " + table + " (\n" + strings.Join(lines, ",\n") + "\n" +
+		") ENGINE " + engine + " COLLATE " + collation + ";\n"
 }
 
 func query(t *testing.T, db *sql.DB, scan func(rows *sql.Rows), text string, args ...any) {

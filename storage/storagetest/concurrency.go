@@ -47,7 +47,7 @@ func (c *crowd) requireNoFailures() {
 }
 
 func fiftyWriters(w *world) {
-	const writers, changes, readers, notifiers = 50, 20, 3, 2
+	const writers, changes, readers, notifiers = 50, 12, 2, 2
 	w.store = w.open(sqlstore.Options{NotifyDelay: -1})
 	c := &crowd{world: w, stores: []storage.Store{w.store, w.store}}
 	if w.database.Shared {
@@ -100,7 +100,7 @@ func fiftyWriters(w *world) {
 // change makes one change of a random kind.
 func (c *crowd) change(random *rand.Rand, store storage.Store) {
 	pick := func(from []string) string { return from[random.IntN(len(from))] }
-	// Compares what it gets with what may happen: others delete what this one refers to.
+	// What others delete and use in the meantime makes some of these impossible, which is no failure.
 	var missing *storage.MissingReferencesError
 	var inUse *storage.InUseError
 	var err error
@@ -109,7 +109,8 @@ func (c *crowd) change(random *rand.Rand, store storage.Store) {
 	case 0, 1, 2, 3:
 		_, err = store.PutDeclaration(c.ctx, configuration(pick(c.declarations), fmt.Sprint(random.IntN(5))), change)
 	case 4, 5:
-		_, err = store.PutDeclaration(c.ctx, activation("a"+pick(c.declarations), pick(c.declarations), pick(c.declarations)), change)
+		declaration := activation("a"+pick(c.declarations), pick(c.declarations), pick(c.declarations))
+		_, err = store.PutDeclaration(c.ctx, declaration, change)
 		if errors.As(err, &missing) {
 			err = nil
 		}
@@ -202,7 +203,9 @@ func (c *crowd) tell(store storage.Store, lease storage.Lease, e *storage.Enroll
 		return err
 	}
 	composition := composeContents(vector, contents)
-	outcome := storage.Outcome{Kind: storage.OutcomeSent, IDs: []string{e.ID}, DesiredToken: composition.Token, CommandUUID: "u"}
+	outcome := storage.Outcome{
+		Kind: storage.OutcomeSent, IDs: []string{e.ID}, DesiredToken: composition.Token, CommandUUID: "u",
+	}
 	if e.InSync(composition.Token, len(composition.Items) == 0) && !e.Forced {
 		outcome.Kind = storage.OutcomeInSync
 		return store.Finalise(c.ctx, lease, []storage.Outcome{outcome})
@@ -301,7 +304,8 @@ func (w *world) requireEverybodyOutOfSyncIsDue() {
 		composition := w.compose(id)
 		e := w.enrollment(id)
 		if !e.InSync(composition.Token, len(composition.Items) == 0) {
-			require.False(w, e.NotifyAt.IsZero(), "%s should have %q, has %q, and nothing is due", id, composition.Token, e.SyncedToken)
+			require.False(w, e.NotifyAt.IsZero(), "%s should have %q, has %q, and nothing is due",
+				id, composition.Token, e.SyncedToken)
 		}
 	}
 }

@@ -303,7 +303,7 @@ func statusValuesUnchanged(w *world) {
 }
 
 func statusValuesMany(w *world) {
-	const elements = 3000
+	const elements = 1500
 	report := func(from, to int) string {
 		var list []string
 		for i := from; i < to; i++ {
