@@ -193,7 +193,7 @@ func (s *Store) DeleteDeclaration(ctx context.Context, identifier string) (chang
 			return err
 		}
 		if inUse.Declarations, err = t.strings(`SELECT identifier FROM declaration_references WHERE referred = ?
-			ORDER BY identifier LIMIT ?`, identifier, maxUses); err != nil {
+			AND identifier <> ? ORDER BY identifier LIMIT ?`, identifier, identifier, maxUses); err != nil {
 			return err
 		}
 		if len(inUse.Sets) > 0 || len(inUse.Declarations) > 0 {

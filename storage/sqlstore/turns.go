@@ -13,12 +13,17 @@ const (
 	background                // nobody: fan-outs, claims, collection
 )
 
+// maxOvertaken is how many foreground transactions overtake one that nobody waits for, so that it has its turn under any
+// load.
+const maxOvertaken = 20
+
 // turns lets one transaction after the other write. Foreground ones overtake background ones that wait. The zero
 // value is ready.
 type turns struct {
-	mu      sync.Mutex
-	busy    bool
-	waiting [2][]chan struct{} // by urgency, first come first served
+	mu        sync.Mutex
+	busy      bool
+	waiting   [2][]chan struct{} // by urgency, first come first served
+	overtaken int                // turns since a background transaction that waits was passed over first
 }
 
 // take waits for a turn; the caller must call release if and only if it returns nil.
@@ -55,13 +60,17 @@ func (t *turns) take(ctx context.Context, u urgency) error {
 func (t *turns) release() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for u := range t.waiting {
-		if len(t.waiting[u]) > 0 {
-			turn := t.waiting[u][0]
-			t.waiting[u] = t.waiting[u][1:]
-			close(turn)
-			return
-		}
+	u := foreground
+	switch patient := len(t.waiting[background]) > 0; {
+	case len(t.waiting[foreground]) == 0 && !patient:
+		t.busy, t.overtaken = false, 0
+		return
+	case len(t.waiting[foreground]) == 0, patient && t.overtaken >= maxOvertaken:
+		u, t.overtaken = background, 0
+	case patient:
+		t.overtaken++
 	}
-	t.busy = false
+	turn := t.waiting[u][0]
+	t.waiting[u] = t.waiting[u][1:]
+	close(turn)
 }

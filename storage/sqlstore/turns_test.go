@@ -3,6 +3,7 @@ package sqlstore
 import (
 	"context"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -136,4 +137,26 @@ func TestTurnsUnderStress(t *testing.T) {
 	require.False(t, turns.busy)
 	require.Empty(t, turns.waiting[foreground])
 	require.Empty(t, turns.waiting[background])
+}
+
+// TestBackgroundIsNotStarved: with always somebody in the foreground, the background has a turn now and then.
+func TestBackgroundIsNotStarved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var turns turns
+		order := make(chan string, 2*maxOvertaken+2)
+		require.NoError(t, turns.take(t.Context(), foreground))
+		queue(t.Context(), &turns, background, "background", order)
+		for range 2 * maxOvertaken {
+			queue(t.Context(), &turns, foreground, "foreground", order)
+		}
+		turns.release()
+		synctest.Wait()
+		close(order)
+		var names []string
+		for name := range order {
+			names = append(names, name)
+		}
+		require.Len(t, names, 2*maxOvertaken+1)
+		require.Equal(t, maxOvertaken, slices.Index(names, "background"))
+	})
 }

@@ -178,6 +178,11 @@ func referencesFollowChanges(w *world) {
 	w.put(activation("a", "c"))
 	require.True(w, w.deleteDeclaration("a"))
 	require.True(w, w.deleteDeclaration("c"), "what referred to it is gone")
+
+	w.put(activation("a"))
+	w.put(activation("a", "a"))
+	require.True(w, w.deleteDeclaration("a"), "that it refers to itself keeps nobody from deleting it")
+	require.Zero(w, w.count(`SELECT COUNT(*) FROM declaration_references`))
 }
 
 func declarationInUse(w *world) {
