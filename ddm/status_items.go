@@ -16,7 +16,7 @@ const (
 // maxStatusValues bounds how many values, declarations and errors one report
 // can have. Each takes many times the memory of the two octets that it can
 // take in the report.
-const maxStatusValues = 1 << 20
+const maxStatusValues = 1 << 17
 
 // statusReader reads a status report. Its methods are called with the scanner
 // at a value, and pass it.

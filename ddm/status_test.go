@@ -204,7 +204,7 @@ func TestParseStatusReportRefuses(t *testing.T) {
 
 func TestStatusReportIsBounded(t *testing.T) {
 	_, err := ParseStatusReport([]byte(`{"StatusItems":{"a":[` + strings.Repeat("0,", maxStatusValues) + `0]}}`))
-	require.ErrorContains(t, err, "more than 1048576 values")
+	require.ErrorContains(t, err, "more than 131072 values")
 
 	long := strings.Repeat("é", 100)
 	report, err := ParseStatusReport([]byte(`{"StatusItems":{"` + long + `":{"` + long + `":{"a":1,"b":2,"` + long + `":3}},"list":[{"identifier":"` + long + long + `"}],` +

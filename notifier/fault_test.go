@@ -23,7 +23,9 @@ func failing(text string) func(context.Context, call) (map[string]notifier.Resul
 
 func TestFailuresBackOffAndSurviveRestarts(t *testing.T) {
 	eachStore(t, func(w *world) {
-		w.mdm.setScript(failing("the MDM is down"))
+		w.mdm.setScript(func(context.Context, call) (map[string]notifier.Result, error) {
+			return nil, &notifier.RefusedError{Text: "no such id"}
+		})
 		w.fill("set", "a")
 		w.assign("set", "e")
 		w.drain()
@@ -34,7 +36,7 @@ func TestFailuresBackOffAndSurviveRestarts(t *testing.T) {
 			require.Len(w, w.mdm.take(), 1)
 			e := w.enrollment("e")
 			require.Equal(w, attempt, e.Attempts)
-			require.Equal(w, "the MDM is down", e.LastError)
+			require.Equal(w, "no such id", e.LastError)
 			require.WithinRange(w, e.NotifyAt, e.Now.Add(average/2), e.Now.Add(average*3/2+time.Millisecond))
 			require.Zero(w, e.CommandSentAt)
 			require.Equal(w, w.compose("e").Token, e.DesiredToken)
@@ -58,6 +60,28 @@ func TestFailuresBackOffAndSurviveRestarts(t *testing.T) {
 		require.Zero(w, e.Attempts)
 		require.Empty(w, e.LastError)
 		require.Equal(w, 1, e.Sends)
+	})
+}
+
+// TestMDMThatDoesNotWork: that is no fault of the enrollment's, which is tried again as soon after the third time as after
+// the first.
+func TestMDMThatDoesNotWork(t *testing.T) {
+	eachStore(t, func(w *world) {
+		w.mdm.setScript(failing("the MDM is down"))
+		w.fill("set", "a")
+		w.assign("set", "e")
+		w.drain()
+		w.start()
+		w.settle()
+		for range 4 {
+			require.Len(w, w.mdm.take(), 1)
+			e := w.enrollment("e")
+			require.Equal(w, 1, e.Attempts)
+			require.Equal(w, "the MDM is down", e.LastError)
+			require.WithinRange(w, e.NotifyAt, e.Now.Add(2500*time.Millisecond), e.Now.Add(7501*time.Millisecond))
+			w.clock.advance(8 * time.Second)
+			w.settle()
+		}
 	})
 }
 
@@ -106,6 +130,7 @@ func TestStrangeErrors(t *testing.T) {
 		w.fill("set", "a")
 		w.assign("set", "e", "f")
 		w.drain()
+		w.mdm.setScript(failing("first"))
 		w.start()
 		for _, text := range []string{
 			strings.Repeat("é€😀", 100_000), "\xff\xfe not UTF-8 \xc3", strings.Repeat("\xf0\x9f\x98", 5000), "\x00\x01", "",

@@ -100,6 +100,15 @@ func (m slowMDM) Enqueue(ctx context.Context, ids []string, _ Command) (map[stri
 	return results, nil
 }
 
+func (m slowMDM) Push(ctx context.Context, ids []string) (map[string]Result, error) {
+	return m.Enqueue(ctx, ids, Command{})
+}
+
+func (m slowMDM) Probe(ctx context.Context) error {
+	_, err := m.Enqueue(ctx, nil, Command{})
+	return err
+}
+
 // TestSlowMDM: a claim can need far more requests than can be made before its lease ends. What cannot is given back in
 // time, or else others would take it over and send it too.
 func TestSlowMDM(t *testing.T) {
@@ -131,12 +140,41 @@ func TestRequestsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := New(Config{MDM: slowMDM{time.Hour}, Logger: slog.New(slog.DiscardHandler)})
 		start := time.Now()
-		outcomes := n.send(t.Context(), &batch{token: "token", members: []*storage.Enrollment{enrollment("e")}})
+		outcomes := n.send(t.Context(), &batch{action: send, token: "token", members: []*storage.Enrollment{enrollment("e")}},
+			start.Add(sendWithin))
 		require.Equal(t, sendTimeout, time.Since(start))
 		require.Len(t, outcomes, 1)
-		require.Equal(t, storage.OutcomeFailed, outcomes[0].Kind)
+		require.Equal(t, storage.OutcomeUndone, outcomes[0].Kind)
 		require.Equal(t, []string{"e"}, outcomes[0].IDs)
 		require.Equal(t, "token", outcomes[0].DesiredToken)
 		require.NotEmpty(t, outcomes[0].Error)
 	})
+}
+
+// TestStopWaits: a request that is under way may end, for a while, and what became of it is noted. One that takes longer
+// is cut off, and given back.
+func TestStopWaits(t *testing.T) {
+	t.Parallel()
+	for takes, want := range map[time.Duration]time.Duration{
+		time.Second: time.Second, 1900 * time.Millisecond: 1900 * time.Millisecond,
+		2100 * time.Millisecond: stopGrace, time.Hour: stopGrace,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			q := &manyTokens{leases: map[string]lease{}, sent: map[string]int{}, due: []string{"e"}, drain: func() {}}
+			n := New(Config{Queue: q, Compositor: q, MDM: slowMDM{takes}, Logger: slog.New(slog.DiscardHandler)})
+			n.Start()
+			synctest.Wait() // for the request to be under way
+			start := time.Now()
+			n.Stop()
+			require.Equal(t, want, time.Since(start))
+			require.Empty(t, q.leases)
+			require.Zero(t, q.overdue)
+			if takes < stopGrace {
+				require.Equal(t, map[string]int{"e": 1}, q.sent)
+				return
+			}
+			require.Empty(t, q.sent)
+			require.Equal(t, []string{"e"}, q.due)
+		})
+	}
 }

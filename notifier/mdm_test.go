@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/decree-ddm/decree/notifier"
 	"github.com/decree-ddm/decree/notifier/nanomdm"
@@ -61,9 +62,81 @@ func TestNanoMDMTakesCommands(t *testing.T) {
 	require.Zero(t, w.enrollment(device.ID()).Attempts)
 }
 
-// TestUnknownIDsBackOff: NanoMDM on SQL refuses a whole batch for one id that it does not know. Who shared the batch is
-// told soon all the same, since each backs off for itself.
-func TestUnknownIDsBackOff(t *testing.T) {
+// TestFleetWithUnknownIDs: NanoMDM on SQL refuses a whole request for one id that it does not know. Who shared the request
+// is told all the same, once, and the others when NanoMDM knows them.
+func TestFleetWithUnknownIDs(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, newSQLite(t))
+	server := nanomdmtest.Start(t, nanomdmtest.WithPostgres())
+	const enrollments = 200
+	unknown := map[int]bool{3: true, 104: true, 105: true}
+	devices := make([]*nanomdmtest.Device, enrollments)
+	var group errgroup.Group
+	group.SetLimit(8)
+	for i := range devices {
+		devices[i] = server.NewDeviceWithID(t, fmt.Sprintf("DEVICE-%03d", i))
+		if !unknown[i] {
+			group.Go(func() error { return devices[i].Enroll(t.Context()) })
+		}
+	}
+	require.NoError(t, group.Wait())
+	w.fill("set", "a")
+	for _, device := range devices {
+		w.assign("set", device.ID())
+	}
+	w.drain()
+	w.startWithNanoMDM(server)
+	w.settle()
+
+	queued := func() map[string]int {
+		count := map[string]int{}
+		for _, command := range server.Enqueued() {
+			for _, id := range command.IDs {
+				count[id]++
+			}
+		}
+		return count
+	}
+	require.Len(t, queued(), 197)
+	require.LessOrEqual(t, len(server.Enqueued())+len(server.Refused()), 3+3*2*7)
+	requireTold := func(i int) {
+		t.Helper()
+		e := w.enrollment(devices[i].ID())
+		require.Equal(t, 1, queued()[e.ID], e.ID)
+		require.Equal(t, 1, e.Sends)
+		require.Zero(t, e.Attempts)
+		require.Empty(t, e.LastError)
+		require.Equal(t, 1, devices[i].Pushes())
+	}
+	for attempt := 1; attempt <= 3; attempt++ {
+		for i, device := range devices {
+			if !unknown[i] {
+				requireTold(i)
+				continue
+			}
+			e := w.enrollment(device.ID())
+			require.Zero(t, e.CommandSentAt)
+			require.Contains(t, e.LastError, "foreign key")
+			require.Equal(t, attempt, e.Attempts)
+			require.True(t, e.NotifyAt.After(e.Now))
+		}
+		w.clock.advance(time.Minute)
+		w.settle()
+	}
+	require.False(t, w.notifier.Breaker().Open)
+
+	for i := range unknown {
+		require.NoError(t, devices[i].Enroll(t.Context()))
+	}
+	w.clock.advance(2 * time.Hour)
+	w.settle()
+	for i := range devices {
+		requireTold(i)
+	}
+}
+
+// TestNanoMDMsDatabaseIsDown: then NanoMDM answers, and refuses everything.
+func TestNanoMDMsDatabaseIsDown(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, newSQLite(t))
 	server := nanomdmtest.Start(t, nanomdmtest.WithPostgres())
@@ -72,73 +145,76 @@ func TestUnknownIDsBackOff(t *testing.T) {
 	for range 20 {
 		ids = append(ids, w.enroll(server).ID())
 	}
-	for i := range 2 {
-		w.assign("set", fmt.Sprint("UNKNOWN-", i))
-	}
 	w.assign("set", ids...)
 	w.drain()
+	server.StopStorage()
 	w.startWithNanoMDM(server)
-	w.settle()
-	require.Empty(t, server.Enqueued())
-	told := func() (n int) {
-		for _, id := range ids {
-			if !w.enrollment(id).CommandSentAt.IsZero() {
-				n++
-			}
-		}
-		return n
+	for range 5 {
+		w.settle()
+		w.clock.advance(10 * time.Second)
 	}
-	for elapsed := 0; told() < len(ids); elapsed++ {
-		require.Less(t, elapsed, 300, "seconds")
-		w.clock.advance(time.Second)
+	require.LessOrEqual(t, len(server.Refused()), 6, "nobody is asked for one by one")
+	require.Empty(t, server.Enqueued())
+	require.True(t, w.notifier.Breaker().Open)
+
+	server.Restart()
+	for range 5 {
+		w.clock.advance(time.Minute)
 		w.settle()
 	}
-	for i := range 2 {
-		e := w.enrollment(fmt.Sprint("UNKNOWN-", i))
-		require.Zero(t, e.CommandSentAt)
-		require.NotEmpty(t, e.LastError)
-	}
-	// Nobody was told twice.
-	seen := map[string]bool{}
+	told := map[string]int{}
 	for _, command := range server.Enqueued() {
 		for _, id := range command.IDs {
-			require.False(t, seen[id])
-			seen[id] = true
+			told[id]++
 		}
 	}
-	require.Len(t, seen, len(ids))
+	require.Len(t, told, len(ids))
+	for id, times := range told {
+		require.Equal(t, 1, times, id)
+	}
 }
 
-// TestHeldAlready: a device that asked for its tokens, and then for nothing, holds them.
+// TestHeldAlready: a device that asked for its tokens each time it was told, and then for nothing, holds them.
 func TestHeldAlready(t *testing.T) {
 	eachStore(t, func(w *world) {
 		w.fill("set", "a")
 		w.assign("set", "e", "fetching")
 		w.drain()
 		token := w.compose("e").Token
-		for _, id := range []string{"e", "fetching"} {
-			require.NoError(w, w.store.UpdateDevice(w.Context(), storage.DeviceUpdate{
-				ID: id, NotifySeq: w.enrollment(id).NotifySeq, DesiredToken: token, AskedToken: token,
-				Check: storage.CheckPostpone, CheckAfter: storage.AskGrace,
-			}))
+		ask := func() {
+			for _, id := range []string{"e", "fetching"} {
+				require.NoError(w, w.store.UpdateDevice(w.Context(), storage.DeviceUpdate{
+					ID: id, NotifySeq: w.enrollment(id).NotifySeq, DesiredToken: token, AskedToken: token, Acknowledged: true,
+					Check: storage.CheckPostpone, CheckAfter: storage.AskGrace,
+				}))
+			}
 		}
 		w.start()
-		w.clock.advance(storage.AskGrace - time.Second)
 		w.settle()
-		require.Empty(w, w.enrollment("e").SyncedToken)
+		require.NotNil(w, w.mdm.take()[0].command.Data)
+		w.clock.advance(time.Second)
+		ask()
+		w.clock.advance(storage.AskGrace)
+		w.settle()
+		require.Empty(w, w.enrollment("e").SyncedToken, "it may have gone away")
+		require.Empty(w, w.mdm.take())
+
+		w.clock.advance(6 * time.Hour)
+		w.settle()
+		again := w.mdm.take()
+		require.Len(w, again, 1)
+		require.Nil(w, again[0].command.Data, "it has to ask")
+		w.clock.advance(time.Second)
+		ask()
 		require.NoError(w, w.store.UpdateDevice(w.Context(), storage.DeviceUpdate{
 			ID: "fetching", NotifySeq: w.enrollment("fetching").NotifySeq, DesiredToken: token, FetchedToken: token,
 			Check: storage.CheckPostpone, CheckAfter: storage.FetchGrace,
 		}))
-		w.clock.advance(time.Second)
+		w.clock.advance(storage.AskGrace)
 		w.settle()
 		require.Equal(w, token, w.enrollment("e").SyncedToken)
 		require.Zero(w, w.enrollment("e").NotifyAt)
 		require.Empty(w, w.enrollment("fetching").SyncedToken)
-		require.Empty(w, w.mdm.take(), "neither needs to be told")
-
-		w.clock.advance(storage.FetchGrace)
-		w.settle()
-		require.Equal(w, [][]string{{"fetching"}}, idsOf(w.mdm.take()), "it has not come back")
+		require.Empty(w, w.mdm.take())
 	})
 }

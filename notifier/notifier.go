@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/decree-ddm/decree/storage"
 )
 
@@ -27,21 +29,6 @@ type Compositor interface {
 	Compose(ctx context.Context, enrollmentID string, vector storage.Vector) (*storage.Composition, error)
 }
 
-// MDM takes commands for enrollments.
-type MDM interface {
-	// Enqueue queues a command for enrollments, each named once, and has them woken. It returns a result for each id,
-	// or an error when it is not known that any was queued. It must return when the context ends.
-	Enqueue(ctx context.Context, ids []string, command Command) (map[string]Result, error)
-}
-
-// Result is what the MDM says of one enrollment.
-type Result struct {
-	// CommandError says why the command was not queued. Empty: it was.
-	CommandError string
-	// PushError says why the device was not woken, although the command may be queued.
-	PushError string
-}
-
 // Config is what a Notifier works with. Zero values of the numbers mean the defaults.
 type Config struct {
 	Queue      Queue
@@ -53,6 +40,10 @@ type Config struct {
 	Batch int
 	// Workers is how many requests are under way at once at most; 4.
 	Workers int
+	// Rate is how many enrollments are told in a second at most; 0 means as many as the MDM takes.
+	Rate int
+	// Check is how long after it was told a device that is not in sync is looked at again; 6 h. It grows to a day.
+	Check time.Duration
 	// Poll is how often the queue is looked at when nothing wakes the notifier; 250 ms.
 	Poll time.Duration
 }
@@ -63,11 +54,19 @@ const (
 	// sendTimeout bounds one request to the MDM, and finaliseTimeout the writing of what became of it.
 	sendTimeout     = 30 * time.Second
 	finaliseTimeout = 10 * time.Second
+	// finaliseWithin is for how long the writing is tried again: while nobody else can have claimed what was sent.
+	finaliseWithin, finaliseInterval = 30 * time.Second, time.Second
 	// sendWithin is for how long after a claim requests are begun, so that they end, and are noted, within the lease.
 	sendWithin = leaseDuration - sendTimeout - finaliseTimeout
+	// claimRounds is about how many requests a worker has to make for one claim at most.
+	claimRounds = 4
 	// maxClaim and fanoutPage keep transactions short.
 	maxClaim   = 400
 	fanoutPage = 200
+
+	// stopGrace is for how long requests that are under way may go on when the notifier is stopped: what is cut off may
+	// be done twice.
+	stopGrace = 2 * time.Second
 
 	collectInterval = 10 * time.Minute
 	collectLimit    = 100
@@ -79,12 +78,16 @@ const (
 type Notifier struct {
 	config   Config
 	schedule schedule
+	breaker  *breaker
+	limiter  *rate.Limiter
 	slots    chan struct{} // one element for each request under way
+	// share is how many enrollments a request was for in the last claim. Only tell uses it.
+	share    int
 	wakeScan chan struct{}
 	wakeMark chan struct{}
 
 	mu     sync.Mutex
-	cancel context.CancelFunc // nil: not running
+	cancel func() // ends the work and waits for that; nil: not running
 	done   *sync.WaitGroup
 }
 
@@ -99,10 +102,21 @@ func New(config Config) *Notifier {
 	if config.Poll <= 0 {
 		config.Poll = 250 * time.Millisecond
 	}
+	if config.Check <= 0 {
+		config.Check = 6 * time.Hour
+	}
+	limiter := rate.NewLimiter(rate.Inf, 0)
+	if config.Rate > 0 {
+		// What is claimed at once is what a fraction of a second allows, so that what is urgent soon has its turn.
+		limiter = rate.NewLimiter(rate.Limit(config.Rate), max(1, config.Rate/5))
+	}
 	return &Notifier{
 		config:   config,
-		schedule: defaultSchedule,
+		schedule: newSchedule(config.Check),
+		breaker:  newBreaker(),
+		limiter:  limiter,
 		slots:    make(chan struct{}, config.Workers),
+		share:    config.Batch,
 		wakeScan: make(chan struct{}, 1),
 		wakeMark: make(chan struct{}, 1),
 	}
@@ -116,17 +130,25 @@ func (n *Notifier) Start() {
 		return
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	n.cancel, n.done = cancel, &sync.WaitGroup{}
+	sending, cut := context.WithCancel(context.Background())
+	n.done = &sync.WaitGroup{}
+	n.cancel = func() {
+		cancel()
+		timer := time.AfterFunc(stopGrace, cut)
+		n.done.Wait()
+		timer.Stop()
+		cut()
+	}
 	n.run(ctx, n.wakeMark, n.fanOut)
 	if n.config.MDM != nil {
 		done := n.done
-		n.run(ctx, n.wakeScan, func(ctx context.Context) bool { return n.tell(ctx, done) })
+		n.run(ctx, n.wakeScan, func(ctx context.Context) bool { return n.tell(ctx, sending, done) })
 	}
 	n.done.Go(func() { n.collect(ctx) })
 }
 
-// Stop ends the work and waits for requests that are under way, which are cancelled, and for what became of them to be
-// written. What was claimed and is not known to be sent is given back at once, and counts as no failure.
+// Stop ends the work and waits for requests that are under way, and for what became of them to be written. Requests that
+// take too long are cut off. What was claimed and not begun is given back at once, and counts as no failure.
 func (n *Notifier) Stop() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -134,9 +156,11 @@ func (n *Notifier) Stop() {
 		return
 	}
 	n.cancel()
-	n.done.Wait()
 	n.cancel = nil
 }
+
+// Breaker tells whether the MDM is taken to be down.
+func (n *Notifier) Breaker() BreakerState { return n.breaker.state() }
 
 // Wake has the notifier look at the queue soon. It never blocks.
 func (n *Notifier) Wake() {
@@ -188,16 +212,26 @@ func (n *Notifier) fanOut(ctx context.Context) (more bool) {
 	return true
 }
 
-// tell claims what is due and as much of it as can be sent now, and sends it.
-func (n *Notifier) tell(ctx context.Context, done *sync.WaitGroup) (more bool) {
+// tell claims what is due and as much of it as can be sent now, and sends it, under a context of its own.
+func (n *Notifier) tell(ctx, sending context.Context, done *sync.WaitGroup) (more bool) {
+	wait, lone := n.breaker.allow()
+	if wait > 0 {
+		return n.pause(ctx, min(wait, n.config.Poll))
+	}
 	free := n.takeSlots(ctx)
 	if free == 0 {
 		return false
 	}
 	defer func() { n.giveSlots(free) }()
+	if lone && free < cap(n.slots) {
+		return n.pause(ctx, n.config.Poll/10) // one request tries it already
+	}
+	limit := n.limit(free, lone)
+	if limit == 0 {
+		return n.pause(ctx, n.config.Poll/10)
+	}
 	lease := storage.Lease{ID: rand.Int64N(1<<62) + 1, Duration: leaseDuration}
-	limit := min(n.config.Batch*free, maxClaim)
-	start := time.Now()
+	until := time.Now().Add(sendWithin)
 	claimed, err := n.config.Queue.Claim(ctx, lease, limit)
 	if err != nil {
 		n.failed(ctx, "claim", err)
@@ -207,6 +241,7 @@ func (n *Notifier) tell(ctx context.Context, done *sync.WaitGroup) (more bool) {
 		return false
 	}
 	outcomes, batches := n.plan(ctx, claimed)
+	n.share = (len(claimed) + len(batches)) / (1 + len(batches))
 	if len(outcomes) > 0 {
 		n.finalise(ctx, lease, outcomes)
 	}
@@ -218,17 +253,44 @@ func (n *Notifier) tell(ctx context.Context, done *sync.WaitGroup) (more bool) {
 			case <-ctx.Done():
 			}
 		}
-		if ctx.Err() != nil || time.Since(start) > sendWithin {
+		wait, opened := n.breaker.allow()
+		if ctx.Err() != nil || wait > 0 || opened != lone || time.Now().After(until) {
 			n.finalise(ctx, lease, givenBack(batches[i:]))
 			return ctx.Err() == nil
 		}
 		free--
+		n.limiter.AllowN(time.Now(), len(b.members))
 		done.Go(func() {
 			defer n.giveSlots(1)
-			n.finalise(ctx, lease, n.send(ctx, b))
+			n.finalise(sending, lease, n.send(sending, b, until))
 		})
 	}
 	return true
+}
+
+// limit is how many enrollments can be told now.
+func (n *Notifier) limit(free int, lone bool) int {
+	if lone {
+		return 1
+	}
+	// Where each should have something else, a large claim is many requests, which what is urgent would wait for.
+	limit := min(n.config.Batch*free, maxClaim, claimRounds*n.share*free)
+	if n.config.Rate > 0 {
+		limit = min(limit, max(0, int(n.limiter.Tokens())))
+	}
+	return limit
+}
+
+// pause waits, and reports whether to go on.
+func (n *Notifier) pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
 }
 
 // takeSlots waits for a slot, and takes all that are free.
@@ -279,11 +341,11 @@ func (n *Notifier) plan(ctx context.Context, claimed []storage.Claimed) ([]stora
 			continue
 		}
 		d := n.schedule.decide(e, composition)
-		if d.kind == storage.OutcomeSent {
-			group.add(e, composition, d.withData)
+		if d.action != settle {
+			group.add(e, composition, d)
 			continue
 		}
-		key := same{d.kind, composition.Token, d.after}
+		key := same{d.outcome, composition.Token, d.after}
 		settled[key] = append(settled[key], e.ID)
 	}
 	for key, ids := range settled {
@@ -296,11 +358,22 @@ func (n *Notifier) plan(ctx context.Context, claimed []storage.Claimed) ([]stora
 
 // finalise writes outcomes, also when the notifier is being stopped: what was sent must not be sent again.
 func (n *Notifier) finalise(ctx context.Context, lease storage.Lease, outcomes []storage.Outcome) {
+	for until := time.Now().Add(finaliseWithin); ; {
+		err := n.tryFinalise(ctx, lease, outcomes)
+		if err == nil {
+			return
+		}
+		n.config.Logger.ErrorContext(ctx, "notifier failed", "doing", "finalise", "error", err)
+		if !n.pause(ctx, finaliseInterval) || time.Now().After(until) {
+			return
+		}
+	}
+}
+
+func (n *Notifier) tryFinalise(ctx context.Context, lease storage.Lease, outcomes []storage.Outcome) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), finaliseTimeout)
 	defer cancel()
-	if err := n.config.Queue.Finalise(ctx, lease, outcomes); err != nil {
-		n.failed(ctx, "finalise", err)
-	}
+	return n.config.Queue.Finalise(ctx, lease, outcomes)
 }
 
 // collect deletes what is old, now and then.

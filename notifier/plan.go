@@ -1,9 +1,6 @@
 package notifier
 
 import (
-	"net/url"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/decree-ddm/decree/storage"
@@ -11,15 +8,23 @@ import (
 
 // schedule says when things are tried again.
 type schedule struct {
-	// check is how long after a command a device that is not in sync is told again, and maxCheck to what that grows.
+	// check is how long after it was told a device that is not in sync is looked at again, and maxCheck to what that
+	// grows for one that comes.
 	check, maxCheck time.Duration
+	// requeue is after how long a command that the device has not come for is taken for lost, and maxRequeue to what that
+	// grows.
+	requeue, maxRequeue time.Duration
 	// retry is how long after a failure it is tried again, and maxRetry to what that grows.
 	retry, maxRetry time.Duration
 }
 
-var defaultSchedule = schedule{
-	check: 6 * time.Hour, maxCheck: 7 * 24 * time.Hour,
-	retry: 5 * time.Second, maxRetry: time.Hour,
+func newSchedule(check time.Duration) schedule {
+	const day = 24 * time.Hour
+	return schedule{
+		check: check, maxCheck: max(day, check),
+		requeue: max(day, check), maxRequeue: max(7*day, check),
+		retry: 5 * time.Second, maxRetry: time.Hour,
+	}
 }
 
 // doubled returns first, doubled so many times, and at most largest.
@@ -35,7 +40,7 @@ func doubled(first, largest time.Duration, times int) time.Duration {
 	}
 }
 
-// afterSend is when a device that was sent so many commands for one token is looked at again.
+// afterSend is when a device that was told, now for the so many-th time, is looked at again.
 func (s schedule) afterSend(sends int) (after, spread time.Duration) {
 	after = doubled(s.check, s.maxCheck, sends-1)
 	return after, after / 10
@@ -47,36 +52,93 @@ func (s schedule) afterFailure(attempts int) (after, spread time.Duration) {
 	return after / 2, after
 }
 
-// decision is what a claimed enrollment needs.
+// resend is when a command is queued again for a device that is not in sync since it was told. Where events of the
+// device are seen, a command that it has not acknowledged is known to be in the MDM's queue still, and stays alone there
+// for long; elsewhere it may have been lost.
+func (s schedule) resend(e *storage.Enrollment) time.Time {
+	after := doubled(s.check, s.maxCheck, e.Sends-1)
+	if e.CommandAcknowledgedAt.IsZero() {
+		after = doubled(s.check, s.maxRequeue, e.Sends-1)
+		if !e.WebhookAt.IsZero() && !refused(e) {
+			after = doubled(s.requeue, s.maxRequeue, e.Sends-1)
+		}
+	}
+	return e.CommandSentAt.Add(after)
+}
+
+// refused reports whether the device has answered the last command with an error.
+func refused(e *storage.Enrollment) bool {
+	return e.CommandOutcome == "Error" || e.CommandOutcome == "CommandFormatError"
+}
+
+// unwoken reports whether the device could not be woken for the last command.
+func unwoken(e *storage.Enrollment) bool {
+	return e.PushFailures > 0 && !e.CommandSentAt.IsZero() && e.CommandAcknowledgedAt.IsZero()
+}
+
+// waiting reports whether the last command is known to be in the MDM's queue, so that another one would be a second one.
+func (s schedule) waiting(e *storage.Enrollment) bool {
+	return !e.CommandSentAt.IsZero() && e.CommandAcknowledgedAt.IsZero() && !refused(e) &&
+		!e.WebhookAt.IsZero() && e.Now.Before(s.resend(e))
+}
+
+// nextPush is when the device is to be woken again for a command that it has not come for. A push is kept for it by the
+// push service until it comes, so that is soon only where pushing failed.
+func (s schedule) nextPush(e *storage.Enrollment) time.Time {
+	if e.PushFailures == 0 {
+		return e.PushedAt.Add(s.check)
+	}
+	after, _ := s.afterFailure(e.PushFailures)
+	return e.PushedAt.Add(after)
+}
+
+// action is what a claimed enrollment needs.
+type action int
+
+const (
+	settle action = iota // nothing is sent; the outcome is known
+	send                 // a command
+	push                 // only to be woken: the command is in the MDM's queue
+)
+
+// decision is an action with what it takes.
 type decision struct {
-	kind storage.OutcomeKind // OutcomeSent: it is to be told
-	// after is for OutcomePostponed.
-	after time.Duration
-	// withData is for OutcomeSent: the command may carry the tokens.
+	action action
+	// outcome and after are for settle.
+	outcome storage.OutcomeKind
+	after   time.Duration
+	// withData is for send: the command may carry the tokens.
 	withData bool
 }
 
 // decide is the heart of the reconciler: what an enrollment needs, given what it should have.
 func (s schedule) decide(e *storage.Enrollment, c *storage.Composition) decision {
 	// A command for a token carries it; the next one for the same token makes the device ask.
-	send := decision{kind: storage.OutcomeSent, withData: e.CommandToken != c.Token}
+	tell := decision{action: send, withData: e.CommandToken != c.Token}
+	if s.waiting(e) {
+		tell = decision{action: push}
+	}
 	switch {
+	case !e.LeftAt.IsZero():
+		return decision{outcome: storage.OutcomeHeld}
 	case e.Forced:
-		return send
+		return tell
 	case e.InSync(c.Token, c.Empty()):
-		return decision{kind: storage.OutcomeInSync}
-	case e.AskedToken == c.Token && e.Now.Sub(e.AskedAt) >= storage.AskGrace && e.FetchedToken == "":
-		// It was told this token, and had no need to fetch the manifest. (Where a manifest that it fetched is known, it
-		// cannot hold another one, and has merely not come back yet.)
-		return decision{kind: storage.OutcomeSynced}
+		return decision{outcome: storage.OutcomeInSync}
+	case heldAlready(e, c):
+		return decision{outcome: storage.OutcomeSynced}
 	case e.Held:
-		return decision{kind: storage.OutcomeHeld}
+		return decision{outcome: storage.OutcomeHeld}
 	}
 	// It was told, or is at work, so it is left alone for a while, however often it is marked.
 	var until time.Time
-	if e.CommandToken == c.Token && !e.CommandSentAt.IsZero() {
-		after, _ := s.afterSend(e.Sends)
-		until = e.CommandSentAt.Add(after)
+	switch {
+	case tell.action == push, unwoken(e) && e.CommandToken == c.Token && e.Now.Before(s.resend(e)):
+		// Whichever token the command in the queue was for: the device fetches what there is now.
+		tell.action = push
+		until = s.nextPush(e)
+	case e.CommandToken == c.Token && !e.CommandSentAt.IsZero():
+		until = s.resend(e)
 	}
 	if e.FetchedToken == c.Token {
 		until = later(until, e.FetchedAt.Add(storage.FetchGrace))
@@ -85,9 +147,17 @@ func (s schedule) decide(e *storage.Enrollment, c *storage.Composition) decision
 		until = later(until, e.AskedAt.Add(storage.AskGrace))
 	}
 	if wait := until.Sub(e.Now); wait > 0 {
-		return decision{kind: storage.OutcomePostponed, after: wait}
+		return decision{outcome: storage.OutcomePostponed, after: wait}
 	}
-	return send
+	return tell
+}
+
+// heldAlready reports whether the device is found to hold a token that it was never served here. It was told of it, asked,
+// and had no need to fetch the manifest, and did so again when a further command made it ask. Once is not enough: a device
+// that was about to fetch and went away looks the same.
+func heldAlready(e *storage.Enrollment, c *storage.Composition) bool {
+	return e.AskedToken == c.Token && e.FetchedToken == "" && e.CommandToken == c.Token && e.Sends > 1 &&
+		e.AskedAt.After(e.CommandSentAt) && e.Now.Sub(e.AskedAt) >= storage.AskGrace
 }
 
 func later(a, b time.Time) time.Time {
@@ -95,58 +165,4 @@ func later(a, b time.Time) time.Time {
 		return a
 	}
 	return b
-}
-
-// batch is enrollments that are told with one command.
-type batch struct {
-	token   string
-	data    []byte // nil: none
-	members []*storage.Enrollment
-}
-
-// maxPathBytes bounds the ids in the path of a request; many proxies take no longer URLs than 8 KB.
-const maxPathBytes = 7000
-
-// grouper collects the enrollments of a claim into batches.
-type grouper struct {
-	size int
-	open map[string]*batch // by token and whether they carry data
-	path map[*batch]int    // bytes of ids so far
-	full []*batch
-}
-
-func newGrouper(size int) *grouper {
-	return &grouper{size: size, open: map[string]*batch{}, path: map[*batch]int{}}
-}
-
-func (g *grouper) add(e *storage.Enrollment, c *storage.Composition, withData bool) {
-	key := c.Token
-	if withData {
-		key += "+"
-	}
-	bytes := len(url.PathEscape(e.ID)) + 1
-	b := g.open[key]
-	if b != nil && (len(b.members) == g.size || g.path[b]+bytes > maxPathBytes) {
-		g.full = append(g.full, b)
-		b = nil
-	}
-	if b == nil {
-		b = &batch{token: c.Token}
-		if withData {
-			b.data = c.Tokens()
-		}
-		g.open[key] = b
-	}
-	g.path[b] += bytes
-	b.members = append(b.members, e)
-}
-
-// batches returns all batches, the first ones filled first.
-func (g *grouper) batches() []*batch {
-	rest := make([]*batch, 0, len(g.open))
-	for _, b := range g.open {
-		rest = append(rest, b)
-	}
-	slices.SortFunc(rest, func(a, b *batch) int { return strings.Compare(a.members[0].ID, b.members[0].ID) })
-	return append(g.full, rest...)
 }

@@ -97,6 +97,7 @@ func (w *world) start(changes ...func(*notifier.Config)) {
 	w.queue = newWatchedQueue(config.Queue)
 	config.Queue = w.queue
 	w.notifier = notifier.New(config)
+	w.notifier.SetClock(w.clock.Now)
 	w.notifier.Start()
 }
 
@@ -138,8 +139,11 @@ func (w *world) restart() {
 // settle waits until the notifier has done all that can be done now.
 func (w *world) settle() {
 	w.Helper()
-	require.True(w, w.queue.settle(w.notifier.Wake), "the notifier does not come to rest")
+	require.True(w, w.queue.settle(w.notifier.Wake, w.resting), "the notifier does not come to rest")
 }
+
+// resting reports whether the notifier leaves the MDM alone, until the clock is moved.
+func (w *world) resting() bool { return w.notifier.Breaker().NextProbe.After(w.clock.Now()) }
 
 // The steps below must work.
 
@@ -246,67 +250,6 @@ func (c *clock) advance(by time.Duration) {
 	c.now = c.now.Add(by)
 }
 
-// call is a request to the MDM.
-type call struct {
-	ids     []string
-	command notifier.Command
-}
-
-// scriptedMDM stands for an MDM and its faults. Without a script it takes every command.
-type scriptedMDM struct {
-	mu     sync.Mutex
-	calls  []call
-	script func(ctx context.Context, c call) (map[string]notifier.Result, error)
-}
-
-func (m *scriptedMDM) Enqueue(
-	ctx context.Context, ids []string, command notifier.Command,
-) (map[string]notifier.Result, error) {
-	c := call{ids, command}
-	m.mu.Lock()
-	m.calls = append(m.calls, c)
-	script := m.script
-	m.mu.Unlock()
-	if script == nil {
-		return taken(ids), nil
-	}
-	return script(ctx, c)
-}
-
-func taken(ids []string) map[string]notifier.Result {
-	results := map[string]notifier.Result{}
-	for _, id := range ids {
-		results[id] = notifier.Result{}
-	}
-	return results
-}
-
-func (m *scriptedMDM) setScript(script func(ctx context.Context, c call) (map[string]notifier.Result, error)) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.script = script
-}
-
-// take returns the requests since the last take, in the order in which they came.
-func (m *scriptedMDM) take() []call {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	calls := m.calls
-	m.calls = nil
-	return calls
-}
-
-// told returns the requests since the last take by enrollment.
-func (m *scriptedMDM) told() map[string][]notifier.Command {
-	told := map[string][]notifier.Command{}
-	for _, c := range m.take() {
-		for _, id := range c.ids {
-			told[id] = append(told[id], c.command)
-		}
-	}
-	return told
-}
-
 // watchedQueue knows when there is nothing left to do.
 type watchedQueue struct {
 	notifier.Queue
@@ -370,13 +313,13 @@ func (q *watchedQueue) Finalise(ctx context.Context, lease storage.Lease, outcom
 	return err
 }
 
-// settle waits until there was first no fan-out to advance, and then nothing to claim.
-func (q *watchedQueue) settle(wake func()) bool {
-	return q.wait(&q.fanouts, wake) && q.wait(&q.claims, wake)
+// settle waits until there was first no fan-out to advance, and then nothing to claim, or the notifier rests.
+func (q *watchedQueue) settle(wake func(), resting func() bool) bool {
+	return q.wait(&q.fanouts, wake, nil) && q.wait(&q.claims, wake, resting)
 }
 
-// wait waits until what is counted reaches a round that begins now.
-func (q *watchedQueue) wait(reached *int, wake func()) bool {
+// wait waits until what is counted reaches a round that begins now, or nothing is held and the notifier rests.
+func (q *watchedQueue) wait(reached *int, wake func(), resting func() bool) bool {
 	deadline := time.After(patience)
 	var round int
 	q.update(func() {
@@ -386,9 +329,9 @@ func (q *watchedQueue) wait(reached *int, wake func()) bool {
 	for {
 		wake()
 		q.mu.Lock()
-		done, changed := *reached >= round, q.changed
+		done, idle, changed := *reached >= round, len(q.held) == 0, q.changed
 		q.mu.Unlock()
-		if done {
+		if done || idle && resting != nil && resting() {
 			return true
 		}
 		select {

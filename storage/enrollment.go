@@ -17,6 +17,11 @@ type Enrollment struct {
 	Epoch     int64
 	CreatedAt time.Time
 	LastSeen  time.Time
+	// EnrolledAt is when the MDM saw it enroll, LeftAt when it left, and WebhookAt, to the hour, when an event of it was
+	// last seen.
+	EnrolledAt time.Time
+	LeftAt     time.Time
+	WebhookAt  time.Time
 
 	// The queue. NotifyAt is when it is next due; zero means nothing is due.
 	NotifyAt  time.Time
@@ -25,13 +30,21 @@ type Enrollment struct {
 	Forced    bool // must be told even if it is in sync
 	Attempts  int  // failed ones since the last success
 	LastError string
+	// LeaseUntil is until when a notifier is at it.
+	LeaseUntil time.Time
 
 	// The last command that the MDM took.
 	CommandUUID           string
 	CommandToken          string
 	CommandSentAt         time.Time
 	CommandAcknowledgedAt time.Time
+	CommandOutcome        string // what the device made of it, as far as an event told
+	CommandError          string
 	Sends                 int // commands for CommandToken, this one included
+	// PushedAt is when the MDM was last asked to wake the device, with the command or alone; PushFailures counts how often
+	// that has failed in a row.
+	PushedAt     time.Time
+	PushFailures int
 
 	DesiredToken string // as last computed
 	AskedToken   string // last answered to `tokens`, while it was not in sync
@@ -40,6 +53,9 @@ type Enrollment struct {
 	FetchedAt    time.Time
 	SyncedToken  string // that it is known to have finished with, and still holds
 	SyncedAt     time.Time
+	// OutOfSync is as last computed, since SyncChangedAt.
+	OutOfSync     bool
+	SyncChangedAt time.Time
 
 	// Now is the database's clock when this was read: what all the times above are compared with.
 	Now time.Time
@@ -83,15 +99,21 @@ type DeviceUpdate struct {
 	// notification waits.
 	Epoch     int64
 	NotifySeq int64
+	// SeenFetched is the FetchedToken of that Enrollment: SyncedToken and CheckClear are only applied while the device has
+	// not been served another manifest.
+	SeenFetched string
 
 	DesiredToken string
 	AskedToken   string
 	FetchedToken string
 	SyncedToken  string
-	// LostSync says that the device no longer holds SyncedToken: it was served another manifest.
+	// LostSync says that the device no longer holds SyncedToken: it was served another manifest. Then it is due to be
+	// looked at after CheckAfter at the latest, whatever Check does.
 	LostSync bool
 	// Acknowledged says that the last command, if it is not acknowledged yet, was.
 	Acknowledged bool
+	// Back says that the enrollment has not left, as was believed.
+	Back bool
 	// Create makes the enrollment's row if it has none.
 	Create bool
 

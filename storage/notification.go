@@ -40,8 +40,13 @@ const (
 	OutcomePostponed
 	// OutcomeSent: the MDM took the command CommandUUID. To be looked at again after After.
 	OutcomeSent
+	// OutcomePushed: the MDM was asked to wake the device for the command that it has already. To be looked at again
+	// after After.
+	OutcomePushed
 	// OutcomeFailed: the MDM did not take it. To be tried again after After.
 	OutcomeFailed
+	// OutcomeUndone: the MDM does not work, which is no fault of the enrollment's. To be tried again after After.
+	OutcomeUndone
 )
 
 // Outcome is what became of one or more enrollments of a claim. All of them share it.
@@ -51,8 +56,9 @@ type Outcome struct {
 	// DesiredToken is empty when it could not be computed, which is a failure.
 	DesiredToken string
 	CommandUUID  string
-	Error        string
-	After        time.Duration
+	// Error is why it failed. For OutcomeSent and OutcomePushed: why the device could not be woken, if it could not.
+	Error string
+	After time.Duration
 	// Spread is added to After, in part: by a random share for each enrollment.
 	Spread time.Duration
 }

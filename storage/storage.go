@@ -83,6 +83,8 @@ type Store interface {
 	Compositions
 	Notifications
 	Statuses
+	Events
+	Overview
 
 	// Ping reports whether the database answers.
 	Ping(ctx context.Context) error

@@ -25,12 +25,15 @@ var mayImport = map[string][]string{
 	"http/edge":                    {"ddm", "storage"},
 	"http/api":                     {"ddm", "storage", "http/edge"},
 	"http/ddm":                     {"ddm", "storage", "http/edge"},
+	"http/webhook":                 {"ddm", "storage", "http/edge"},
 	"notifier":                     {"storage"},
-	"notifier/nanomdm":             {"notifier"},
+	"notifier/transport":           {"notifier"},
+	"notifier/nanomdm":             {"notifier", "notifier/transport"},
+	"notifier/micromdm":            {"notifier", "notifier/transport"},
 	"notifier/nanomdm/nanomdmtest": {},
 	"tools/testdb":                 {},
 	"cmd/decree": {
-		"http/api", "http/ddm", "http/edge", "notifier", "notifier/nanomdm",
+		"ddm", "http/api", "http/ddm", "http/edge", "http/webhook", "notifier", "notifier/micromdm", "notifier/nanomdm",
 		"storage/compositor", "storage/mysql", "storage/sqlite", "storage/sqlstore",
 	},
 }

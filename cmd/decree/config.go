@@ -5,11 +5,14 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/micromdm/nanolib/envflag"
 
+	"github.com/decree-ddm/decree/ddm"
 	"github.com/decree-ddm/decree/storage/sqlstore"
 )
 
@@ -22,6 +25,13 @@ type config struct {
 	apiKey         string
 	enqueueURL     string
 	enqueueKey     string
+	microMDM       bool
+	notify         notifyConfig
+	webhookKey     string
+	enrollSets     string
+	checkoutSets   string
+	dmVerifyKey    string
+	dmSignKey      string
 	storage        string
 	storageDSN     string
 	storageOptions string
@@ -30,6 +40,28 @@ type config struct {
 	shard          bool
 	debug          bool
 	printVersion   bool
+}
+
+// notifyConfig is how devices are told.
+type notifyConfig struct {
+	interval, delay      time.Duration
+	rate, batch, workers int
+}
+
+func (c *notifyConfig) validate() error {
+	switch {
+	case c.interval < time.Minute:
+		return errors.New("-notify-interval must be a minute or more")
+	case c.delay < 0:
+		return errors.New("-notify-delay must not be negative")
+	case c.rate < 0:
+		return errors.New("-notify-rate must not be negative")
+	case c.batch < 1 || c.batch > 1000:
+		return errors.New("-notify-batch must be from 1 to 1000")
+	case c.workers < 1 || c.workers > 100:
+		return errors.New("-notify-workers must be from 1 to 100")
+	}
+	return nil
 }
 
 // flagSet returns the flags, which write into c.
@@ -41,6 +73,24 @@ func (c *config) flagSet(output io.Writer) *flag.FlagSet {
 	flags.StringVar(&c.enqueueURL, "enqueue", "",
 		"URL of NanoMDM's enqueue endpoint, such as http://127.0.0.1:9000/v1/enqueue/; without it no device is told")
 	flags.StringVar(&c.enqueueKey, "enqueue-key", "", "NanoMDM's API key")
+	flags.BoolVar(&c.microMDM, "micromdm", false,
+		"the MDM is MicroMDM; -enqueue is then like https://micromdm.example.com/v1/commands/")
+	flags.DurationVar(&c.notify.interval, "notify-interval", 6*time.Hour,
+		"after how long a device that was told and is not in sync is told again; it grows to a day")
+	flags.IntVar(&c.notify.rate, "notify-rate", 0, "how many enrollments are told in a second at most; 0: as many as the MDM takes")
+	flags.IntVar(&c.notify.batch, "notify-batch", 100, "how many enrollments are told with one request at most")
+	flags.IntVar(&c.notify.workers, "notify-workers", 4, "how many requests to the MDM are under way at once at most")
+	flags.DurationVar(&c.notify.delay, "notify-delay", 500*time.Millisecond, "how long a change waits for more changes")
+	flags.StringVar(&c.webhookKey, "webhook-hmac-key", "",
+		"key that events at /webhook must be signed with: NanoMDM's -webhook-hmac-key")
+	flags.StringVar(&c.enrollSets, "enroll-sets", "",
+		"sets for an enrollment that enrolls and has none, separated by commas; TYPE=SET is for one type of enrollment, "+
+			"such as Device=base,User=base-user")
+	flags.StringVar(&c.checkoutSets, "checkout-sets", "keep", "what an enrollment that leaves does with its sets: keep or remove")
+	flags.StringVar(&c.dmVerifyKey, "dm-verify-hmac-key", "",
+		"key that requests of devices must be signed with: NanoMDM's -dm-send-hmac-key")
+	flags.StringVar(&c.dmSignKey, "dm-sign-hmac-key", "",
+		"key that answers to devices are signed with: NanoMDM's -dm-recv-hmac-key")
 	flags.StringVar(&c.storage, "storage", "sqlite", "kind of database: sqlite or mysql (which is for MariaDB too)")
 	flags.StringVar(&c.storageDSN, "storage-dsn", "",
 		"the database: a file for sqlite (decree.db by default), user:password@tcp(host:3306)/name for mysql")
@@ -76,6 +126,22 @@ func parseConfig(args, environ []string, output io.Writer) (*config, error) {
 	if (c.enqueueURL == "") != (c.enqueueKey == "") {
 		return nil, errors.New("-enqueue and -enqueue-key go together: NanoMDM's URL and its API key")
 	}
+	if c.microMDM && c.enqueueURL == "" {
+		return nil, errors.New("-micromdm needs -enqueue and -enqueue-key")
+	}
+	if err := c.notify.validate(); err != nil {
+		return nil, err
+	}
+	if c.checkoutSets != "keep" && c.checkoutSets != "remove" {
+		return nil, fmt.Errorf("-checkout-sets %q is neither keep nor remove", c.checkoutSets)
+	}
+	if _, err := parseEnrollSets(c.enrollSets); err != nil {
+		return nil, err
+	}
+	// A device can have anything signed with this key.
+	if c.webhookKey != "" && c.webhookKey == c.dmVerifyKey {
+		return nil, errors.New("-webhook-hmac-key and -dm-verify-hmac-key must differ")
+	}
 	switch c.storage {
 	case "sqlite":
 		if c.storageDSN == "" {
@@ -94,7 +160,10 @@ func parseConfig(args, environ []string, output io.Writer) (*config, error) {
 
 // storeOptions reads -storage-options.
 func (c *config) storeOptions() (sqlstore.Options, error) {
-	var options sqlstore.Options
+	options := sqlstore.Options{NotifyDelay: c.notify.delay}
+	if c.notify.delay == 0 {
+		options.NotifyDelay = -1 // there 0 means the default
+	}
 	if c.storageOptions == "" {
 		return options, nil
 	}
@@ -114,4 +183,44 @@ func (c *config) storeOptions() (sqlstore.Options, error) {
 		}
 	}
 	return options, nil
+}
+
+// enrollSets are the sets for enrollments that enroll, by type; those for all are under the empty one.
+type enrollSets map[string][]string
+
+// enrollmentTypes are the types of NanoMDM (package mdm, EnrollType). A mistyped one would never be met.
+var enrollmentTypes = []string{"Device", "User", "User Enrollment (Device)", "User Enrollment", "Shared iPad"}
+
+// parseEnrollSets reads -enroll-sets.
+func parseEnrollSets(text string) (enrollSets, error) {
+	sets := enrollSets{}
+	if text == "" {
+		return sets, nil
+	}
+	for _, entry := range strings.Split(text, ",") {
+		enrollmentType, set, typed := strings.Cut(entry, "=")
+		if !typed {
+			enrollmentType, set = "", entry
+		} else if enrollmentType == "" {
+			return nil, fmt.Errorf("-enroll-sets: %q names no type", entry)
+		} else if !slices.Contains(enrollmentTypes, enrollmentType) {
+			return nil, fmt.Errorf("-enroll-sets: %q is no type of enrollment: there are %s",
+				enrollmentType, strings.Join(enrollmentTypes, ", "))
+		}
+		if problem := ddm.ValidateName(fmt.Sprintf("-enroll-sets: the set in %q", entry), set); problem != nil {
+			return nil, errors.New(problem.String())
+		}
+		sets[enrollmentType] = append(sets[enrollmentType], set)
+	}
+	return sets, nil
+}
+
+// of returns the sets for an enrollment of a type.
+func (s enrollSets) of(enrollmentType string) []string {
+	sets := slices.Clone(s[""])
+	if enrollmentType != "" {
+		sets = append(sets, s[enrollmentType]...)
+	}
+	slices.Sort(sets)
+	return slices.Compact(sets)
 }

@@ -43,6 +43,23 @@ func TestFlags(t *testing.T) {
 		{"an option from the environment", []string{"-api", "k"}, []string{"DECREE_STORAGE_OPTIONS=x"}, []string{"-storage-options"}},
 		{"no key for NanoMDM", []string{"-api", "k", "-enqueue", "http://h/"}, nil, []string{"-enqueue-key"}},
 		{"no URL of NanoMDM", []string{"-api", "k", "-enqueue-key", "x"}, nil, []string{"-enqueue"}},
+		{"MicroMDM without its URL", []string{"-api", "k", "-micromdm"}, nil, []string{"-enqueue"}},
+		{"an interval too short", []string{"-api", "k", "-notify-interval", "1s"}, nil, []string{"-notify-interval"}},
+		{"an interval that is none", []string{"-api", "k", "-notify-interval", "6"}, nil, []string{"notify-interval"}},
+		{"a delay below nothing", []string{"-api", "k", "-notify-delay", "-1s"}, nil, []string{"-notify-delay"}},
+		{"no delay", []string{"-api", "k", "-notify-delay", "0"}, nil, nil},
+		{"a rate below nothing", []string{"-api", "k", "-notify-rate", "-1"}, nil, []string{"-notify-rate"}},
+		{"a batch of nobody", []string{"-api", "k", "-notify-batch", "0"}, nil, []string{"-notify-batch"}},
+		{"a batch too large", []string{"-api", "k", "-notify-batch", "1001"}, nil, []string{"-notify-batch"}},
+		{"no workers", []string{"-api", "k", "-notify-workers", "0"}, nil, []string{"-notify-workers"}},
+		{"what leaving does", []string{"-api", "k", "-checkout-sets", "drop"}, nil, []string{`"drop"`, "keep", "remove"}},
+		{"sets for all", []string{"-api", "k", "-enroll-sets", "base,more"}, nil, nil},
+		{"sets by type", []string{"-api", "k", "-enroll-sets", "Device=base,User Enrollment (Device)=own"}, nil, nil},
+		{"a set without name", []string{"-api", "k", "-enroll-sets", "base,"}, nil, []string{"-enroll-sets"}},
+		{"a set of a type without name", []string{"-api", "k", "-enroll-sets", "=base"}, nil, []string{`"=base"`}},
+		{"a set of no such type", []string{"-api", "k", "-enroll-sets", "Devise=base"}, nil, []string{`"Devise"`, "Device"}},
+		{"one key for all", []string{"-api", "k", "-webhook-hmac-key", "x", "-dm-verify-hmac-key", "x"}, nil,
+			[]string{"-webhook-hmac-key", "-dm-verify-hmac-key"}},
 		{"no boolean", []string{"-api", "k", "-shard=maybe"}, nil, []string{"shard", "maybe"}},
 		{"no boolean in the environment", []string{"-api", "k"}, []string{"DECREE_SHARD=maybe"}, []string{"shard", "DECREE_SHARD"}},
 	} {
@@ -66,12 +83,19 @@ func TestEnvironment(t *testing.T) {
 	t.Parallel()
 	defaults, err := parseConfig([]string{"-api", "k"}, nil, io.Discard)
 	require.NoError(t, err)
-	require.Equal(t, &config{listen: ":9002", apiKey: "k", storage: "sqlite", storageDSN: "decree.db"}, defaults)
+	require.Equal(t, &config{
+		listen: ":9002", apiKey: "k", storage: "sqlite", storageDSN: "decree.db", checkoutSets: "keep",
+		notify: notifyConfig{interval: 6 * time.Hour, delay: 500 * time.Millisecond, batch: 100, workers: 4},
+	}, defaults)
 
 	environ := []string{
 		"DECREE_LISTEN=127.0.0.1:1", "DECREE_API=from environment", "DECREE_ENQUEUE=http://h/v1/enqueue/",
 		"DECREE_ENQUEUE_KEY=secret=with=signs", "DECREE_STORAGE=mysql", "DECREE_STORAGE_DSN=u:p@tcp(h:1)/d?x=y",
 		"DECREE_STORAGE_OPTIONS=delete_errors=7", "DECREE_CORS_ORIGIN=https://o", "DECREE_DUMP_STATUS=-",
+		"DECREE_MICROMDM=true", "DECREE_NOTIFY_INTERVAL=2h", "DECREE_NOTIFY_RATE=3", "DECREE_NOTIFY_BATCH=4",
+		"DECREE_NOTIFY_WORKERS=5", "DECREE_NOTIFY_DELAY=0s", "DECREE_WEBHOOK_HMAC_KEY=webhook",
+		"DECREE_ENROLL_SETS=Device=base,User=base-user", "DECREE_CHECKOUT_SETS=remove",
+		"DECREE_DM_VERIFY_HMAC_KEY=verify", "DECREE_DM_SIGN_HMAC_KEY=sign",
 		"DECREE_SHARD=true", "DECREE_DEBUG=1", "DECREE_VERSION=true", "DECREEX=1", "OTHER=x", "=",
 	}
 	got, err := parseConfig(nil, environ, io.Discard)
@@ -80,6 +104,9 @@ func TestEnvironment(t *testing.T) {
 		listen: "127.0.0.1:1", apiKey: "from environment", enqueueURL: "http://h/v1/enqueue/",
 		enqueueKey: "secret=with=signs", storage: "mysql", storageDSN: "u:p@tcp(h:1)/d?x=y",
 		storageOptions: "delete_errors=7", corsOrigin: "https://o", dumpStatus: "-", shard: true, debug: true,
+		microMDM: true, notify: notifyConfig{interval: 2 * time.Hour, rate: 3, batch: 4, workers: 5},
+		webhookKey: "webhook", enrollSets: "Device=base,User=base-user", checkoutSets: "remove",
+		dmVerifyKey: "verify", dmSignKey: "sign",
 	}, got)
 	got, err = parseConfig([]string{"-api", "flag", "--storage=sqlite", "-storage-dsn", "f", "-shard=false"}, environ, io.Discard)
 	require.NoError(t, err)

@@ -24,6 +24,13 @@ func beside(t *testing.T, nano *nanomdmtest.Server, flags []string) *server {
 	return s
 }
 
+// withEvents is beside, and Decree gets NanoMDM's events.
+func withEvents(t *testing.T, nano *nanomdmtest.Server, flags []string) *server {
+	s := beside(t, nano, flags)
+	nano.SetWebhook(s.url + "/webhook")
+	return s
+}
+
 type declarationStatus struct {
 	Identifier  string `json:"identifier"`
 	Active      bool   `json:"active"`

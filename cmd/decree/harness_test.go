@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/decree-ddm/decree/ddm"
+	"github.com/decree-ddm/decree/http/edge"
 	"github.com/decree-ddm/decree/storage/mysql/mysqltest"
 )
 
@@ -85,6 +86,7 @@ type server struct {
 	args     []string
 	url      string
 	program  *program
+	dmKey    string  // that devices' requests are signed with, if any
 	database *sql.DB // the same that the program uses
 }
 
@@ -122,6 +124,7 @@ func (s *server) start() *config {
 	p, err := start(context.Background(), config, io.Discard, logs)
 	require.NoError(s.t, err)
 	s.program, s.url = p, "http://"+p.listener.Addr().String()
+	s.dmKey = config.dmVerifyKey
 	return config
 }
 
@@ -199,7 +202,15 @@ func (s *server) device(enrollmentID, method, path, body string) (int, []byte) {
 	require.NoError(s.t, err)
 	request.Header.Set("X-Enrollment-ID", enrollmentID)
 	request.Header.Set("X-Enrollment-Type", "Device")
+	s.sign(request, body)
 	return s.send(request)
+}
+
+// sign signs a device's request as NanoMDM would.
+func (s *server) sign(request *http.Request, body string) {
+	if s.dmKey != "" {
+		request.Header.Set(edge.SignatureHeader, edge.Signature(s.dmKey, []byte(body)))
+	}
 }
 
 func (s *server) putDeclaration(identifier, declarationType, payload string) {
@@ -247,6 +258,7 @@ func (s *server) observe(enrollmentID, path string, into any) {
 	require.NoError(s.t, err)
 	request.Header.Set("X-Enrollment-ID", enrollmentID)
 	request.Header.Set("X-Decree-Observe", "1")
+	s.sign(request, "")
 	code, text := s.send(request)
 	require.Equal(s.t, http.StatusOK, code, "GET %s: %s", path, text)
 	require.NoError(s.t, json.NewDecoder(bytes.NewReader(text)).Decode(into))

@@ -17,7 +17,9 @@ import (
 	"github.com/decree-ddm/decree/http/api"
 	"github.com/decree-ddm/decree/http/ddm"
 	"github.com/decree-ddm/decree/http/edge"
+	"github.com/decree-ddm/decree/http/webhook"
 	"github.com/decree-ddm/decree/notifier"
+	"github.com/decree-ddm/decree/notifier/micromdm"
 	"github.com/decree-ddm/decree/notifier/nanomdm"
 	"github.com/decree-ddm/decree/storage/compositor"
 	"github.com/decree-ddm/decree/storage/mysql"
@@ -70,9 +72,20 @@ func start(ctx context.Context, config *config, stdout, stderr io.Writer) (p *pr
 	mux := edge.NewMux(p.logger)
 	api.Register(mux, api.Config{
 		Store: p.store, Compositor: composer, Key: config.apiKey,
-		CORSOrigin: config.corsOrigin, Version: version, Wake: p.notifier.Wake,
+		CORSOrigin: config.corsOrigin, Version: version, Wake: p.notifier.Wake, Breaker: p.breaker(config),
 	})
-	ddm.Register(mux, ddm.Config{Store: p.store, Compositor: composer, DumpStatus: dump})
+	ddm.Register(mux, ddm.Config{
+		Store: p.store, Compositor: composer, DumpStatus: dump,
+		VerifyKey: config.dmVerifyKey, SignKey: config.dmSignKey,
+	})
+	sets, err := parseEnrollSets(config.enrollSets)
+	if err != nil {
+		return p, err
+	}
+	webhook.Register(mux, webhook.Config{
+		Store: p.store, Key: config.webhookKey, Wake: p.notifier.Wake,
+		EnrollSets: sets.of, RemoveSets: config.checkoutSets == "remove",
+	})
 	p.http = &http.Server{
 		Handler:           mux,
 		ReadHeaderTimeout: 10 * time.Second,
@@ -117,17 +130,36 @@ func openStore(ctx context.Context, config *config, logger *slog.Logger) (*sqlst
 func newNotifier(
 	config *config, store *sqlstore.Store, composer *compositor.Compositor, logger *slog.Logger,
 ) (*notifier.Notifier, error) {
-	settings := notifier.Config{Queue: store, Compositor: composer, Logger: logger}
+	settings := notifier.Config{
+		Queue: store, Compositor: composer, Logger: logger, Check: config.notify.interval,
+		Rate: config.notify.rate, Batch: config.notify.batch, Workers: config.notify.workers,
+	}
 	if config.enqueueURL == "" {
 		logger.Warn("there is no -enqueue: devices are not told of changes, and see them when they ask by themselves")
 		return notifier.New(settings), nil
 	}
-	client, err := nanomdm.New(config.enqueueURL, config.enqueueKey)
+	var err error
+	if config.microMDM {
+		settings.Batch = 1
+		settings.MDM, err = micromdm.New(config.enqueueURL, config.enqueueKey)
+	} else {
+		settings.MDM, err = nanomdm.New(config.enqueueURL, config.enqueueKey)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("-enqueue: %w", err)
 	}
-	settings.MDM = client
 	return notifier.New(settings), nil
+}
+
+// breaker returns what tells whether the MDM is taken to be down, or nil when none is named.
+func (p *program) breaker(config *config) func() (bool, int, time.Time) {
+	if config.enqueueURL == "" {
+		return nil
+	}
+	return func() (open bool, failures int, nextProbe time.Time) {
+		state := p.notifier.Breaker()
+		return state.Open, state.Failures, state.NextProbe
+	}
 }
 
 // statusDump returns what writes status reports to the file of that name, a line each.

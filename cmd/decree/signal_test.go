@@ -129,7 +129,7 @@ func TestStopBesideHangingMDM(t *testing.T) {
 		ended := make(chan error, 1)
 		go func() {
 			ended <- run(ctx, append(flags, "-listen", "127.0.0.1:0", "-api", testKey,
-				"-enqueue", mdm.URL, "-enqueue-key", "key"), nil, io.Discard, &stderr)
+				"-enqueue", mdm.URL+"/v1/enqueue/", "-enqueue-key", "key"), nil, io.Discard, &stderr)
 		}()
 		s := &server{t: t}
 		s.eventually(func() bool {
@@ -199,7 +199,7 @@ func TestLogsKeepSecrets(t *testing.T) {
 		request.SetBasicAuth("kmfddm", secret+"-wrong-key")
 		code, _ := s.send(request)
 		require.Equal(t, http.StatusUnauthorized, code)
-		s.eventually(func() bool { return strings.Contains(p.stderr.String(), "command not taken") }, "a failure to tell")
+		s.eventually(func() bool { return strings.Contains(p.stderr.String(), "NanoMDM answered 404") }, "a failure to tell")
 		require.NoError(t, p.cmd.Process.Signal(syscall.SIGINT))
 		require.NoError(t, p.wait(patience))
 

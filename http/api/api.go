@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/decree-ddm/decree/http/edge"
 	"github.com/decree-ddm/decree/storage"
@@ -19,6 +20,7 @@ type Store interface {
 	storage.EnrollmentSets
 	storage.Enrollments
 	storage.Statuses
+	storage.Overview
 	// Notify is that of storage.Notifications.
 	Notify(ctx context.Context, targets storage.NotifyTargets, options storage.ChangeOptions) error
 }
@@ -41,6 +43,9 @@ type Config struct {
 	CORSOrigin string
 	// Version is what GET /version answers.
 	Version string
+	// Breaker tells whether the MDM is taken to be down, after how many failures in a row, and when it is tried next. It is
+	// nil where no MDM is known.
+	Breaker func() (open bool, failures int, nextProbe time.Time)
 	// Wake, if not nil, is called after each change that may lead to notifications. It must not block.
 	Wake func()
 }
@@ -93,7 +98,10 @@ func (a *api) routes() []route {
 		{"PUT /v1/set-declarations/{set...}", a.putSetDeclaration},
 		{"DELETE /v1/set-declarations/{set...}", a.deleteSetDeclaration},
 
+		{"GET /v1/enrollments", a.getEnrollments},
 		{"GET /v1/enrollments/{id...}", a.getEnrollment},
+		{"DELETE /v1/enrollments/{id...}", a.deleteEnrollment},
+		{"POST /v1/enrollments/{path...}", a.syncEnrollment},
 		{"GET /v1/enrollment-sets/{id...}", a.getEnrollmentSets},
 		{"PUT /v1/enrollment-sets/{id...}", a.putEnrollmentSet},
 		{"DELETE /v1/enrollment-sets/{id...}", a.deleteEnrollmentSet},
@@ -105,6 +113,7 @@ func (a *api) routes() []route {
 		{"GET /v1/status-values/{ids...}", a.getStatusValues},
 		{"GET /v1/status-report/{id...}", a.getStatusReport},
 
+		{"GET /v1/notifications", a.getNotifications},
 		{"POST /v1/notify", a.postNotify},
 	}
 }

@@ -231,7 +231,6 @@ func TestPathsThatAreNone(t *testing.T) {
 		{"GET", "/v1/", 404, "nothing at this path"},
 		{"GET", "/v1/unknown", 404, "nothing at this path"},
 		{"GET", "/v1/set-declarations", 404, "nothing at this path"},
-		{"GET", "/v1/enrollments", 404, "nothing at this path"},
 		{"GET", "/v1/sets/", 404, "nothing at this path"},
 		{"DELETE", "/v1/declarations", 405, "DELETE"},
 		{"POST", "/v1/sets", 405, "POST"},

@@ -49,6 +49,9 @@ func TestTheDocumentHasEveryRouteAndNoOther(t *testing.T) {
 		if pattern == "POST /v1/declarations/{path}" {
 			pattern = "POST /v1/declarations/{id}/touch"
 		}
+		if pattern == "POST /v1/enrollments/{path}" {
+			pattern = "POST /v1/enrollments/{id}/sync"
+		}
 		served = append(served, pattern)
 	}
 	var documented []string
@@ -150,7 +153,7 @@ func TestTheDocumentsCodesAreReal(t *testing.T) {
 		"/v1/set-declarations/S?declaration=used", "/v1/set-declarations/S2?declaration=used",
 		"/v1/set-declarations/S3?declaration=used", "/v1/enrollment-sets/E?set=S", "/v1/enrollment-sets/E?set=S2",
 		"/v1/enrollment-sets/E2?set=S", "/v1/enrollment-sets/E3?set=S", "/v1/enrollment-sets/E4?set=S",
-		"/v1/enrollment-sets/E5?set=S",
+		"/v1/enrollment-sets/E5?set=S", "/v1/enrollment-sets/E6?set=S", "/v1/enrollment-sets/E7?set=S",
 	} {
 		s.do("PUT", target).is(204)
 	}
@@ -204,6 +207,16 @@ func TestTheDocumentsCodesAreReal(t *testing.T) {
 	do("DELETE", "/v1/set-declarations/S?declaration=D")
 	do("DELETE", "/v1/set-declarations/S?declaration=D&verbose=1")
 	do("DELETE", "/v1/set-declarations/S")
+	do("GET", "/v1/enrollments?limit=1")
+	do("GET", "/v1/enrollments?limit=0")
+	do("POST", "/v1/enrollments/E/sync")
+	do("POST", "/v1/enrollments/E/sync?verbose=1")
+	do("POST", "/v1/enrollments/unknown/sync")
+	do("POST", "/v1/enrollments/%ff/sync")
+	do("DELETE", "/v1/enrollments/E6")
+	do("DELETE", "/v1/enrollments/E6")
+	do("DELETE", "/v1/enrollments/E7?verbose=1")
+	do("DELETE", "/v1/enrollments/%ff")
 	do("GET", "/v1/enrollments/E")
 	do("GET", "/v1/enrollments/unknown")
 	do("GET", "/v1/enrollments/%ff")
@@ -234,6 +247,7 @@ func TestTheDocumentsCodesAreReal(t *testing.T) {
 	do("GET", "/v1/status-report/E")
 	do("GET", "/v1/status-report/E?index=1")
 	do("GET", "/v1/status-report/E?index=first")
+	do("GET", "/v1/notifications")
 	do("POST", "/v1/notify?id=E")
 	do("POST", "/v1/notify?id=E&verbose=1")
 	do("POST", "/v1/notify")

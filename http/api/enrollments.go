@@ -2,39 +2,77 @@ package api
 
 import (
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/decree-ddm/decree/http/edge"
 	"github.com/decree-ddm/decree/storage"
 )
 
-// maxEnrollmentSets is how many sets are shown with an enrollment; /v1/enrollment-sets has them all.
-const maxEnrollmentSets = 1000
+const (
+	// enrollmentPage and maxEnrollmentPage are how many enrollments a page has, if nothing is said, and at most.
+	enrollmentPage    = 100
+	maxEnrollmentPage = 1000
+)
+
+// States of an enrollment.
+const (
+	stateEnrolled = "enrolled"
+	stateLeft     = "left"
+)
 
 type enrollment struct {
-	ID           string       `json:"id"`
-	Type         string       `json:"type,omitempty"`
-	ParentID     string       `json:"parent_id,omitempty"`
-	Known        bool         `json:"known"`
-	Sets         []string     `json:"sets"`
-	InSync       bool         `json:"in_sync"`
-	DesiredToken string       `json:"desired_token"`
-	SyncedToken  string       `json:"synced_token,omitempty"`
-	FetchedToken string       `json:"fetched_token,omitempty"`
-	Held         bool         `json:"held"`
-	NotifyAt     string       `json:"notify_at,omitempty"`
-	Attempts     int          `json:"attempts"`
-	LastError    string       `json:"last_error,omitempty"`
-	LastSeen     string       `json:"last_seen,omitempty"`
-	LastCommand  *lastCommand `json:"last_command,omitempty"`
+	ID           string   `json:"id"`
+	Type         string   `json:"type,omitempty"`
+	ParentID     string   `json:"parent_id,omitempty"`
+	Known        bool     `json:"known"`
+	State        string   `json:"state"`
+	Sets         []string `json:"sets"`
+	InSync       bool     `json:"in_sync"`
+	Since        string   `json:"since,omitempty"`
+	DesiredToken string   `json:"desired_token,omitempty"`
+	SyncedToken  string   `json:"synced_token,omitempty"`
+	FetchedToken string   `json:"fetched_token,omitempty"`
+	WaitsFor     step     `json:"waits_for,omitempty"`
+	Steps        steps    `json:"steps"`
+	Held         bool     `json:"held"`
+	Leased       bool     `json:"leased"`
+	NotifyAt     string   `json:"notify_at,omitempty"`
+	Attempts     int      `json:"attempts"`
+	LastError    string   `json:"last_error,omitempty"`
+	LastSeen     string   `json:"last_seen,omitempty"`
 }
 
-type lastCommand struct {
-	CommandUUID    string `json:"command_uuid"`
-	Token          string `json:"token,omitempty"`
-	SentAt         string `json:"sent_at,omitempty"`
-	AcknowledgedAt string `json:"acknowledged_at,omitempty"`
-	Sends          int    `json:"sends"`
+// enrollmentOf describes an enrollment, given what it should have and whether it has that.
+func enrollmentOf(e *storage.Enrollment, desired string, inSync bool, sets []string) enrollment {
+	answer := enrollment{
+		ID:           e.ID,
+		Type:         e.Type,
+		ParentID:     e.ParentID,
+		Known:        e.Known,
+		State:        stateEnrolled,
+		Sets:         append([]string{}, sets...),
+		InSync:       inSync,
+		DesiredToken: desired,
+		SyncedToken:  e.SyncedToken,
+		FetchedToken: e.FetchedToken,
+		WaitsFor:     waitsFor(e, desired, inSync),
+		Steps:        stepsOf(e),
+		Held:         e.Held,
+		Leased:       e.LeaseUntil.After(e.Now),
+		NotifyAt:     timestamp(e.NotifyAt),
+		Attempts:     e.Attempts,
+		LastError:    e.LastError,
+		LastSeen:     timestamp(e.LastSeen),
+	}
+	if !e.LeftAt.IsZero() {
+		answer.State = stateLeft
+	}
+	// Storage knows since when it is as storage found it last, which may be otherwise than it is now.
+	if inSync != e.OutOfSync {
+		answer.Since = timestamp(e.SyncChangedAt)
+	}
+	return answer
 }
 
 func (a *api) getEnrollment(w http.ResponseWriter, r *http.Request) error {
@@ -47,46 +85,135 @@ func (a *api) getEnrollment(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if !e.Known {
-		return edge.NewError(http.StatusNotFound, "there is no enrollment %q", id)
+		return unknownEnrollment(id)
 	}
 	desired, empty, err := a.Compositor.Desired(r.Context(), e, vector)
 	if err != nil {
 		return err
 	}
-	answer := enrollment{
-		ID:           e.ID,
-		Type:         e.Type,
-		ParentID:     e.ParentID,
-		Known:        e.Known,
-		Sets:         []string{},
-		InSync:       e.InSync(desired, empty),
-		DesiredToken: desired,
-		SyncedToken:  e.SyncedToken,
-		FetchedToken: e.FetchedToken,
-		Held:         e.Held,
-		NotifyAt:     timestamp(e.NotifyAt),
-		Attempts:     e.Attempts,
-		LastError:    e.LastError,
-		LastSeen:     timestamp(e.LastSeen),
-		LastCommand:  lastCommandOf(e),
+	var sets []string
+	for _, set := range vector[:min(len(vector), storage.MaxListedSets)] {
+		sets = append(sets, set.Name)
 	}
-	for _, set := range vector[:min(len(vector), maxEnrollmentSets)] {
-		answer.Sets = append(answer.Sets, set.Name)
-	}
-	return edge.WriteJSON(w, http.StatusOK, answer)
+	return edge.WriteJSON(w, http.StatusOK, enrollmentOf(e, desired, e.InSync(desired, empty), sets))
 }
 
-func lastCommandOf(e *storage.Enrollment) *lastCommand {
-	if e.CommandUUID == "" {
-		return nil
+func unknownEnrollment(id string) error {
+	return edge.NewError(http.StatusNotFound, "there is no enrollment %q", id)
+}
+
+// getEnrollments answers with a page of enrollments as they were when each was last looked at: composing what each should
+// have now could take long.
+func (a *api) getEnrollments(w http.ResponseWriter, r *http.Request) error {
+	q, err := parseQuery(r)
+	if err != nil {
+		return err
 	}
-	return &lastCommand{
-		CommandUUID:    e.CommandUUID,
-		Token:          e.CommandToken,
-		SentAt:         timestamp(e.CommandSentAt),
-		AcknowledgedAt: timestamp(e.CommandAcknowledgedAt),
-		Sends:          e.Sends,
+	filter, err := enrollmentFilter(q)
+	if err != nil {
+		return err
 	}
+	page := storage.Page{Limit: enrollmentPage}
+	limit, limited, err := q.whole("limit", 1, maxEnrollmentPage)
+	if err != nil {
+		return err
+	}
+	if limited {
+		page.Limit = int(limit)
+	}
+	if page.After, _, err = q.one("after"); err != nil {
+		return err
+	}
+	found, next, err := a.Store.ListEnrollments(r.Context(), filter, page)
+	if err != nil {
+		return err
+	}
+	if next != "" {
+		linkNext(w, r, q, storage.Page{After: next, Limit: page.Limit})
+	}
+	list := make([]enrollment, len(found))
+	for i := range found {
+		e := &found[i].Enrollment
+		list[i] = enrollmentOf(e, e.DesiredToken, !e.OutOfSync, found[i].Sets)
+	}
+	return edge.WriteJSON(w, http.StatusOK, list)
+}
+
+func enrollmentFilter(q query) (filter storage.EnrollmentFilter, err error) {
+	if filter.InSync, err = q.optionalBoolean("in_sync"); err != nil {
+		return filter, err
+	}
+	if filter.Failing, err = q.optionalBoolean("failing"); err != nil {
+		return filter, err
+	}
+	if filter.Set, err = q.optional("set"); err != nil {
+		return filter, err
+	}
+	if filter.Type, err = q.optional("type"); err != nil {
+		return filter, err
+	}
+	if filter.SeenBefore, err = q.instant("seen_before"); err != nil {
+		return filter, err
+	}
+	if filter.SeenAfter, err = q.instant("seen_after"); err != nil {
+		return filter, err
+	}
+	state, given, err := q.one("state")
+	if err != nil || !given {
+		return filter, err
+	}
+	if state != stateEnrolled && state != stateLeft {
+		return filter, invalid("state", "must be %s or %s", stateEnrolled, stateLeft)
+	}
+	left := state == stateLeft
+	filter.Left = &left
+	return filter, nil
+}
+
+// syncEnrollment serves /v1/enrollments/{id}/sync. Since an id may hold slashes, the end of the path is taken off here.
+func (a *api) syncEnrollment(w http.ResponseWriter, r *http.Request) error {
+	id, isSync := strings.CutSuffix(r.PathValue("path"), "/sync")
+	if !isSync {
+		return edge.NewError(http.StatusNotFound,
+			"there is nothing at this path: to have an enrollment synchronize, POST to /v1/enrollments/ID/sync")
+	}
+	if err := encoded("id", id); err != nil {
+		return err
+	}
+	c, err := newChange(r)
+	if err != nil {
+		return err
+	}
+	edge.EventOf(r.Context()).Set("enrollment_id", id)
+	// To tell one that is not known would make it known.
+	e, _, err := a.Store.Enrollment(r.Context(), id)
+	if err != nil {
+		return err
+	}
+	if !e.Known {
+		return unknownEnrollment(id)
+	}
+	if err := a.Store.Notify(r.Context(), storage.NotifyTargets{Enrollments: []string{id}}, c.options); err != nil {
+		return err
+	}
+	return a.finish(w, c, true)
+}
+
+func (a *api) deleteEnrollment(w http.ResponseWriter, r *http.Request) error {
+	c, err := newChange(r)
+	if err != nil {
+		return err
+	}
+	id, err := pathName(r, "id")
+	if err != nil {
+		return err
+	}
+	edge.EventOf(r.Context()).Set("enrollment_id", id)
+	changed, err := a.Store.DeleteEnrollment(r.Context(), id)
+	if err != nil {
+		return err
+	}
+	return a.finish(w, c, changed)
 }
 
 // timestamp is a time as RFC 3339 in UTC, and nothing for the zero time. Whole seconds: jq's fromdateiso8601 takes no

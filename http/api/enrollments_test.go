@@ -121,13 +121,30 @@ type enrollmentAnswer struct {
 	Attempts     int
 	LastError    string     `json:"last_error"`
 	LastSeen     *time.Time `json:"last_seen"`
-	LastCommand  *struct {
-		CommandUUID    string `json:"command_uuid"`
-		Token          string
-		SentAt         *time.Time `json:"sent_at"`
-		AcknowledgedAt *time.Time `json:"acknowledged_at"`
-		Sends          int
-	} `json:"last_command"`
+	State        string
+	Since        *time.Time
+	WaitsFor     step `json:"waits_for"`
+	Leased       bool
+	Steps        struct {
+		Told *struct {
+			At          time.Time
+			CommandUUID string `json:"command_uuid"`
+			Token       string
+			Sends       int
+		}
+		Pushed *struct {
+			At       time.Time
+			Failures int `json:"push_failures"`
+		}
+		Acknowledged *struct {
+			At             *time.Time
+			Outcome, Error string
+		}
+		Asked, Fetched, Synced *struct {
+			At    time.Time
+			Token string
+		}
+	}
 }
 
 func (s *server) readEnrollment(id string) (e enrollmentAnswer) {
@@ -152,7 +169,7 @@ func TestAnEnrollment(t *testing.T) {
 	nothing := e.DesiredToken
 	got := s.do("GET", "/v1/enrollments/E").is(200)
 	for _, absent := range []string{"type", "parent_id", "synced_token", "fetched_token", "last_error", "last_seen",
-		"last_command"} {
+		"waits_for", "since", "told", "pushed", "acknowledged", "asked", "fetched", "synced"} {
 		require.NotContains(t, got.body, `"`+absent+`"`)
 	}
 
@@ -170,17 +187,17 @@ func TestAnEnrollment(t *testing.T) {
 	e = s.readEnrollment("E")
 	require.Equal(t, 1, e.Attempts)
 	require.Equal(t, "the MDM is away", e.LastError)
-	require.Nil(t, e.LastCommand)
+	require.Nil(t, e.Steps.Told)
 
 	s.outcome(storage.Outcome{Kind: storage.OutcomeSent, DesiredToken: e.DesiredToken, CommandUUID: "UUID",
 		After: time.Hour})
 	e = s.readEnrollment("E")
 	require.Zero(t, e.Attempts)
-	require.Equal(t, "UUID", e.LastCommand.CommandUUID)
-	require.Equal(t, e.DesiredToken, e.LastCommand.Token)
-	require.Equal(t, 1, e.LastCommand.Sends)
-	require.WithinDuration(t, time.Now(), *e.LastCommand.SentAt, time.Minute)
-	require.Nil(t, e.LastCommand.AcknowledgedAt)
+	require.Equal(t, "UUID", e.Steps.Told.CommandUUID)
+	require.Equal(t, e.DesiredToken, e.Steps.Told.Token)
+	require.Equal(t, 1, e.Steps.Told.Sends)
+	require.WithinDuration(t, time.Now(), e.Steps.Told.At, time.Minute)
+	require.Nil(t, e.Steps.Acknowledged)
 	require.WithinDuration(t, time.Now().Add(time.Hour), *e.NotifyAt, time.Minute)
 
 	row := s.enrollment("E")
@@ -197,7 +214,7 @@ func TestAnEnrollment(t *testing.T) {
 	require.Equal(t, e.DesiredToken, e.FetchedToken)
 	require.Nil(t, e.NotifyAt)
 	require.NotNil(t, e.LastSeen)
-	require.NotNil(t, e.LastCommand.AcknowledgedAt)
+	require.NotNil(t, e.Steps.Acknowledged.At)
 
 	s.do("POST", "/v1/declarations/D/touch").is(204)
 	e = s.readEnrollment("E")
@@ -230,13 +247,13 @@ func (c crowdedStore) Enrollment(ctx context.Context, id string) (*storage.Enrol
 func TestAnEnrollmentShowsItsFirstThousandSets(t *testing.T) {
 	t.Parallel()
 	var vector storage.Vector
-	for i := range maxEnrollmentSets + 1 {
+	for i := range storage.MaxListedSets + 1 {
 		vector = append(vector, storage.SetVersion{Name: fmt.Sprintf("S%04d", i)})
 	}
 	s := newServer(t, func(c *Config) { c.Store = crowdedStore{c.Store, vector} })
 	s.do("PUT", "/v1/enrollment-sets/E?set=S0000").is(204)
 	sets := s.readEnrollment("E").Sets
-	require.Len(t, sets, maxEnrollmentSets)
+	require.Len(t, sets, storage.MaxListedSets)
 	require.Equal(t, "S0000", sets[0])
 	require.True(t, strings.HasSuffix(sets[len(sets)-1], "999"))
 }

@@ -52,12 +52,17 @@ func listPage(w http.ResponseWriter, r *http.Request, q query, read lister, page
 	}
 	if len(names) > page.Limit {
 		names = names[:page.Limit]
-		q.Set("limit", strconv.Itoa(page.Limit))
-		q.Set("after", names[page.Limit-1])
-		next := url.URL{Path: r.URL.Path, RawPath: r.URL.RawPath, RawQuery: q.Encode()}
-		w.Header().Set("Link", "<"+next.String()+`>; rel="next"`)
+		linkNext(w, r, q, storage.Page{After: names[page.Limit-1], Limit: page.Limit})
 	}
 	return edge.WriteJSON(w, http.StatusOK, append([]string{}, names...))
+}
+
+// linkNext says where the next page is: the same request with another place to begin.
+func linkNext(w http.ResponseWriter, r *http.Request, q query, page storage.Page) {
+	q.Set("limit", strconv.Itoa(page.Limit))
+	q.Set("after", page.After)
+	next := url.URL{Path: r.URL.Path, RawPath: r.URL.RawPath, RawQuery: q.Encode()}
+	w.Header().Set("Link", "<"+next.String()+`>; rel="next"`)
 }
 
 // listAll writes a list page by page. Nothing is written before the first page is read: what goes wrong usually goes

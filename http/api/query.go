@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/decree-ddm/decree/ddm"
@@ -71,6 +72,37 @@ func (q query) whole(name string, lowest, highest int64) (number int64, given bo
 		return 0, true, invalid(name, "must be a whole number from %d to %d", lowest, highest)
 	}
 	return number, true, nil
+}
+
+// optional returns a parameter that may be left out, but not be empty.
+func (q query) optional(name string) (string, error) {
+	value, given, err := q.one(name)
+	if err == nil && given && value == "" {
+		err = invalid(name, "must not be empty")
+	}
+	return value, err
+}
+
+// optionalBoolean returns a parameter that is a boolean, or nil when it is missing.
+func (q query) optionalBoolean(name string) (*bool, error) {
+	if !q.Has(name) {
+		return nil, nil
+	}
+	value, err := q.boolean(name)
+	return &value, err
+}
+
+// instant returns a parameter that is a time, or the zero time when it is missing.
+func (q query) instant(name string) (time.Time, error) {
+	value, given, err := q.one(name)
+	if err != nil || !given {
+		return time.Time{}, err
+	}
+	at, err := time.Parse(time.RFC3339, value)
+	if err != nil || at.Unix() < 0 {
+		return time.Time{}, invalid(name, "must be a time of 1970 or later as in RFC 3339, such as 2026-01-31T09:00:00Z")
+	}
+	return at, nil
 }
 
 // pathName returns the part of the path that names what a request is about.

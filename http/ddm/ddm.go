@@ -4,9 +4,11 @@
 package ddm
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"time"
@@ -60,15 +62,18 @@ type Config struct {
 	Compositor Compositor
 	// DumpStatus, if not nil, gets every status report as it came. It is called by several goroutines at once.
 	DumpStatus func(enrollmentID string, report []byte)
+	// VerifyKey, if not empty, is what requests must be signed with: NanoMDM's -dm-send-hmac-key. SignKey is what every
+	// answer is signed with: its -dm-recv-hmac-key.
+	VerifyKey, SignKey string
 }
 
 // Register adds the device endpoints to a mux.
 func Register(mux *edge.Mux, config Config) {
 	h := handler{config}
-	mux.HandleOpaque("GET /tokens", h.device(h.tokens))
-	mux.HandleOpaque("GET /declaration-items", h.device(h.declarationItems))
-	mux.HandleOpaque("GET /declaration/{class}/{identifier...}", h.device(h.declaration))
-	mux.HandleOpaque("PUT /status", h.device(h.status))
+	mux.HandleOpaque("GET /tokens", h.device(h.tokens), config.SignKey)
+	mux.HandleOpaque("GET /declaration-items", h.device(h.declarationItems), config.SignKey)
+	mux.HandleOpaque("GET /declaration/{class}/{identifier...}", h.device(h.declaration), config.SignKey)
+	mux.HandleOpaque("PUT /status", h.device(h.status), config.SignKey)
 }
 
 type handler struct{ Config }
@@ -87,6 +92,9 @@ func (h handler) device(next func(http.ResponseWriter, *request) error) edge.Han
 	return func(w http.ResponseWriter, r *http.Request) error {
 		event := edge.EventOf(r.Context())
 		event.Quiet()
+		if err := h.verify(w, r); err != nil {
+			return err
+		}
 		if err := validateHeaders(r.Header); err != nil {
 			return err
 		}
@@ -110,6 +118,19 @@ func (h handler) device(next func(http.ResponseWriter, *request) error) edge.Han
 			observe:     r.Header.Get(headerObserve) == "1",
 		})
 	}
+}
+
+// verify checks the signature of a request, if there has to be one, and leaves its body to be read.
+func (h handler) verify(w http.ResponseWriter, r *http.Request) error {
+	if h.VerifyKey == "" {
+		return nil
+	}
+	body, err := edge.ReadBody(w, r, maxStatusBytes)
+	if err != nil {
+		return err
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	return edge.VerifySignature(r, h.VerifyKey, body)
 }
 
 // validateHeaders checks what names the enrollment.

@@ -12,6 +12,8 @@ import (
 const (
 	// seenInterval is how often it is written that a device was seen.
 	seenInterval = time.Hour
+	// backInterval is for how long after an enrollment left its requests may still be on their way.
+	backInterval = time.Minute
 	// fetchedInterval is how often it is written that a device fetched the manifest that it had fetched before.
 	fetchedInterval = time.Hour
 )
@@ -19,9 +21,11 @@ const (
 // seen returns the update that any request of a device gives.
 func seen(e *storage.Enrollment, enrollmentType, parentID string) storage.DeviceUpdate {
 	update := storage.DeviceUpdate{
-		ID: e.ID, Epoch: e.Epoch, NotifySeq: e.NotifySeq,
+		ID: e.ID, Epoch: e.Epoch, NotifySeq: e.NotifySeq, SeenFetched: e.FetchedToken,
 		Acknowledged: !e.CommandSentAt.IsZero() && e.CommandAcknowledgedAt.IsZero(),
 	}
+	// What was under way when it left does not bring it back.
+	update.Back = !e.LeftAt.IsZero() && e.Now.Sub(e.LeftAt) > backInterval
 	if enrollmentType != e.Type {
 		update.Type = enrollmentType
 	}
@@ -33,14 +37,15 @@ func seen(e *storage.Enrollment, enrollmentType, parentID string) storage.Device
 
 // worthRecording reports whether an update says anything that is not known.
 func worthRecording(e *storage.Enrollment, u *storage.DeviceUpdate) bool {
-	return u.Acknowledged || u.Type != "" || u.ParentID != "" || e.Now.Sub(e.LastSeen) >= seenInterval ||
+	return u.Acknowledged || u.Back || u.Type != "" || u.ParentID != "" || e.Now.Sub(e.LastSeen) >= seenInterval ||
 		u.Check != storage.CheckKeep || u.AskedToken != "" || u.FetchedToken != "" || u.SyncedToken != "" || u.LostSync
 }
 
 // askedTokens follows a request for the tokens: of a device that has finished with the manifest that it fetched, or
 // of one that is about to fetch it, or of one that will see that it has it.
 func askedTokens(e *storage.Enrollment, c *storage.Composition, u *storage.DeviceUpdate) bool {
-	if !e.InSync(c.Token, c.Empty()) && !finished(e, c, u) && e.AskedToken != c.Token {
+	known := e.AskedToken == c.Token && e.AskedAt.After(e.CommandSentAt)
+	if !e.InSync(c.Token, c.Empty()) && !finished(e, c, u) && !known {
 		u.DesiredToken, u.AskedToken = c.Token, c.Token
 		u.Check, u.CheckAfter = storage.CheckPostpone, storage.AskGrace
 	}

@@ -42,9 +42,9 @@ func (m *Mux) Handle(pattern string, handler HandlerFunc) {
 }
 
 // HandleOpaque registers a handler whose errors tell the client nothing but the meaning of the status code: for what
-// devices can reach.
-func (m *Mux) HandleOpaque(pattern string, handler HandlerFunc) {
-	m.mux.Handle(pattern, m.adapt(pattern, true, handler))
+// devices can reach. With a key, every answer is signed.
+func (m *Mux) HandleOpaque(pattern string, handler HandlerFunc, key string) {
+	m.mux.Handle(pattern, signed(key, m.adapt(pattern, true, handler)))
 }
 
 // Before has fn see every request before it is routed: for headers that belong on every answer, errors included. Like

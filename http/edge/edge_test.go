@@ -90,7 +90,7 @@ func TestAnErrorIsLoggedAndNotShown(t *testing.T) {
 	mux.Handle("GET /panics", func(http.ResponseWriter, *http.Request) error { panic("table is gone") })
 	mux.HandleOpaque("GET /opaque", func(http.ResponseWriter, *http.Request) error {
 		return NewError(http.StatusNotFound, "a secret")
-	})
+	}, "")
 	for _, target := range []string{"/fails", "/panics"} {
 		got := request(mux, "GET", target)
 		require.Equal(t, http.StatusInternalServerError, got.Code)

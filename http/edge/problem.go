@@ -59,7 +59,7 @@ func problemOf(err error) *Error {
 func invalidProblem(invalid *ddm.InvalidError) *Error {
 	problem := NewError(http.StatusBadRequest, "%s", invalid.Error())
 	for _, p := range invalid.Problems {
-		problem.Details = append(problem.Details, p.Field+": "+p.Message)
+		problem.Details = append(problem.Details, p.String())
 	}
 	return problem
 }

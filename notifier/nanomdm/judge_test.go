@@ -1,7 +1,6 @@
 package nanomdm
 
 import (
-	"net/http"
 	"strings"
 	"testing"
 
@@ -98,7 +97,6 @@ var answers = []struct {
 		want: map[string]notifier.Result{"A": {}, "B": {}},
 	},
 
-	{name: "wrong key", code: 401, text: `Unauthorized`, err: "the enqueue key is wrong"},
 	{name: "wrong path", code: 404, text: `404 page not found`, err: "404 Not Found"},
 	{name: "wrong method", code: 405, text: ``, err: "405"},
 	{name: "redirected", code: 301, text: `<a href="https://mdm/">Moved</a>`, err: "301"},
@@ -143,20 +141,19 @@ func TestNew(t *testing.T) {
 	t.Parallel()
 	for _, good := range []string{
 		"http://127.0.0.1:9000/v1/enqueue/", "https://mdm.example.org/v1/enqueue", "HTTP://[::1]:9000/v1/enqueue/",
-		"https://mdm.example.org/a%2Fb/enqueue", "https://mdm.example.org",
+		"https://mdm.example.org/a%2Fb/enqueue",
 	} {
 		c, err := New(good, "key")
 		require.NoError(t, err, good)
-		request, err := http.NewRequest(http.MethodPut, c.url([]string{"A", "B"}), nil)
-		require.NoError(t, err, good)
-		require.True(t, strings.HasSuffix(request.URL.EscapedPath(), "/A,B"), request.URL.String())
-		if strings.Contains(good, "%2F") {
-			require.Equal(t, "/a%2Fb/enqueue/A,B", request.URL.EscapedPath())
-		}
+		require.True(t, strings.HasSuffix(c.Endpoint(), "/enqueue/"), c.Endpoint())
+		require.Equal(t, strings.TrimSuffix(c.Endpoint(), "/enqueue/")+"/push/", c.pushURL)
+		require.Equal(t, strings.Contains(good, "%2F"), strings.Contains(c.pushURL, "/a%2Fb/push/"))
 	}
 	const secret = "hunter2"
 	for _, bad := range []string{
 		"", "/v1/enqueue/", "127.0.0.1:9000/v1/enqueue/", "localhost:9000", "ftp://127.0.0.1/v1/enqueue/", "http://",
+		"https://mdm.example.org", "https://mdm.example.org/v1/", "https://mdm.example.org/v1/push/",
+		"https://mdm.example.org/v1/xenqueue/", "https://mdm.example.org/v1/enqueue//", "https://mdm.example.org/v1/enqueue/A",
 		"http:///v1/enqueue/", "http:127.0.0.1", "http://127.0.0.1/v1/enqueue/?", "http://127.0.0.1/v1/enqueue/?nopush=1",
 		"http://127.0.0.1/v1/enqueue/#", "http://127.0.0.1/v1/enqueue/#a", "http://127.0.0.1:port/", "http://127.0.0.1/%zz",
 		"http://127.0.0.1/\x00", "://",

@@ -31,7 +31,6 @@ func newClient(t *testing.T, url, key string) *Client {
 	t.Helper()
 	c, err := New(url, key)
 	require.NoError(t, err)
-	t.Cleanup(c.http.CloseIdleConnections)
 	return c
 }
 
@@ -289,7 +288,7 @@ func TestWrongKey(t *testing.T) {
 	require.ErrorContains(t, err, "401")
 	require.NotContains(t, err.Error(), server.APIKey())
 
-	_, err = newClient(t, server.URL()+"/v1/enqueu/", server.APIKey()).Enqueue(testContext(t), devices, newCommand())
+	_, err = newClient(t, server.URL()+"/v2/enqueue/", server.APIKey()).Enqueue(testContext(t), devices, newCommand())
 	requireDiscreet(t, err)
 	require.ErrorContains(t, err, "404")
 	require.Empty(t, server.Enqueued())

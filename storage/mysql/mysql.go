@@ -130,6 +130,8 @@ var dialect = &sqlstore.Dialect{
 	RandomBelow: `CAST(FLOOR(RAND() * ?) AS SIGNED)`,
 	Lock:        ` FOR UPDATE`,
 	LockSkip:    ` FOR UPDATE SKIP LOCKED`,
+	// With a LIMIT, MariaDB likes the primary key, and would read through all that a condition leaves out.
+	ReadBy: func(index string) string { return ` FORCE INDEX (` + index + `)` },
 	// INSERT IGNORE would ignore much more, and cut a key that is too long. It also locks an existing row in a way that
 	// lets two transactions wait for each other as soon as they change it.
 	KeepExisting: func(key string) string { return `ON DUPLICATE KEY UPDATE ` + key + ` = ` + key },

@@ -36,6 +36,12 @@ CREATE TABLE enrollments (
     type varbinary(64) NOT NULL DEFAULT '',
     parent_id varbinary(255) NOT NULL DEFAULT '',
     enroll_epoch bigint NOT NULL DEFAULT 0,
+    authenticated_at bigint,
+    enrolled_at bigint,
+    left_at bigint,
+    token_tally int NOT NULL DEFAULT 0,
+    token_updated_at bigint,
+    webhook_at bigint,
     created_at bigint NOT NULL,
     last_seen bigint,
     notify_at bigint,
@@ -55,7 +61,10 @@ CREATE TABLE enrollments (
     command_sent_at bigint,
     command_acknowledged_at bigint,
     command_outcome varbinary(64),
+    command_error text COLLATE utf8mb4_bin,
     sends int NOT NULL DEFAULT 0,
+    pushed_at bigint,
+    push_failures int NOT NULL DEFAULT 0,
     desired_token varbinary(255),
     asked_token varbinary(255),
     asked_at bigint,
@@ -63,9 +72,13 @@ CREATE TABLE enrollments (
     fetched_at bigint,
     synced_token varbinary(255),
     synced_at bigint,
+    out_of_sync tinyint NOT NULL DEFAULT 0,
+    sync_changed_at bigint,
     PRIMARY KEY (id),
+    KEY enrollments_failing (attempts),
     KEY enrollments_parent (parent_id),
-    KEY enrollments_queue (priority, notify_at)
+    KEY enrollments_queue (priority, notify_at),
+    KEY enrollments_sync (out_of_sync, id)
 ) ENGINE InnoDB COLLATE utf8mb4_bin;
 
 CREATE TABLE enrollment_sets (

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -51,8 +52,14 @@ func TestPlans(t *testing.T) {
 
 	require.Greater(t, len(recorder.Statements()), 50)
 	for _, statement := range recorder.Statements() {
+		made := map[string]bool{} // of a subquery, whose own steps say how it is read
 		for _, step := range plan(t, db, statement) {
-			assert.NotRegexp(t, scan, step, statement.Text)
+			if name, of := strings.CutPrefix(step, "CO-ROUTINE "); of {
+				made["SCAN "+name] = true
+			}
+			if !made[step] {
+				assert.NotRegexp(t, scan, step, statement.Text)
+			}
 		}
 	}
 }

@@ -39,6 +39,12 @@ CREATE TABLE enrollments (
     type                    TEXT    NOT NULL DEFAULT '',
     parent_id               TEXT    NOT NULL DEFAULT '',
     enroll_epoch            INTEGER NOT NULL DEFAULT 0,
+    authenticated_at        INTEGER NULL,
+    enrolled_at             INTEGER NULL,
+    left_at                 INTEGER NULL,
+    token_tally             INTEGER NOT NULL DEFAULT 0,
+    token_updated_at        INTEGER NULL,
+    webhook_at              INTEGER NULL,
     created_at              INTEGER NOT NULL,
     last_seen               INTEGER NULL,
     notify_at               INTEGER NULL,
@@ -58,7 +64,10 @@ CREATE TABLE enrollments (
     command_sent_at         INTEGER NULL,
     command_acknowledged_at INTEGER NULL,
     command_outcome         TEXT    NULL,
+    command_error           TEXT    NULL,
     sends                   INTEGER NOT NULL DEFAULT 0,
+    pushed_at               INTEGER NULL,
+    push_failures           INTEGER NOT NULL DEFAULT 0,
     desired_token           TEXT    NULL,
     asked_token             TEXT    NULL,
     asked_at                INTEGER NULL,
@@ -66,10 +75,14 @@ CREATE TABLE enrollments (
     fetched_at              INTEGER NULL,
     synced_token            TEXT    NULL,
     synced_at               INTEGER NULL,
+    out_of_sync             INTEGER NOT NULL DEFAULT 0,
+    sync_changed_at         INTEGER NULL,
     PRIMARY KEY (id)
 ) WITHOUT ROWID;
+CREATE INDEX enrollments_failing ON enrollments (attempts) WHERE attempts > 0;
 CREATE INDEX enrollments_parent ON enrollments (parent_id);
 CREATE INDEX enrollments_queue ON enrollments (priority, notify_at) WHERE notify_at IS NOT NULL;
+CREATE INDEX enrollments_sync ON enrollments (out_of_sync, id);
 CREATE TABLE fanouts (
     set_name                TEXT    NOT NULL,
     pending                 INTEGER NOT NULL,

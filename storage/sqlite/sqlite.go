@@ -75,6 +75,7 @@ func migrate(ctx context.Context, db *sql.DB) error {
 var dialect = &sqlstore.Dialect{
 	Now:            `CAST(unixepoch('subsec') * 1000000 AS INTEGER)`,
 	RandomBelow:    `CAST((random() / 18446744073709551616.0 + 0.5) * ? AS INTEGER)`,
+	ReadBy:         func(index string) string { return ` INDEXED BY ` + index },
 	KeepExisting:   func(key string) string { return `ON CONFLICT (` + key + `) DO NOTHING` },
 	Upsert:         func(key string) string { return `ON CONFLICT (` + key + `) DO UPDATE SET` },
 	Inserted:       func(column string) string { return `excluded.` + column },

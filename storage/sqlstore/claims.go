@@ -6,9 +6,13 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/decree-ddm/decree/storage"
 )
+
+// readClaimedWithin bounds the reading of what was claimed.
+const readClaimedWithin = 10 * time.Second
 
 // Claim implements storage.Notifications.
 func (s *Store) Claim(ctx context.Context, lease storage.Lease, limit int) ([]storage.Claimed, error) {
@@ -44,6 +48,9 @@ func (s *Store) Claim(ctx context.Context, lease storage.Lease, limit int) ([]st
 	if err != nil {
 		return nil, err
 	}
+	// Nobody else can have them now, so a caller that goes away meanwhile must be able to give them back.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readClaimedWithin)
+	defer cancel()
 	claimed := make([]storage.Claimed, 0, len(ids))
 	for chunk := range slices.Chunk(ids, chunkSize) {
 		claimed, err = s.appendClaimed(ctx, claimed, chunk)
@@ -99,18 +106,37 @@ func (t *tx) finalise(lease storage.Lease, outcome storage.Outcome, ids []string
 	unlessMarked := func(column, value string, arguments ...any) {
 		add(column+` = CASE WHEN notify_seq = lease_seq THEN `+value+` ELSE `+column+` END`, arguments...)
 	}
-	unlessMarked("priority", "0")
+	// Who is told although in sync stays so.
+	outOfSync := func() {
+		if outcome.DesiredToken != "" {
+			add(t.syncState(`CASE WHEN synced_token = ? THEN 0 ELSE 1 END`), outcome.DesiredToken, outcome.DesiredToken)
+		}
+	}
+	woken := func(failures string) {
+		if outcome.Error == "" {
+			add(`pushed_at = ` + t.now + `, push_failures = 0, last_error = NULL`)
+		} else {
+			add(`pushed_at = `+t.now+`, push_failures = `+failures+`, last_error = ?`, cutError(outcome.Error))
+		}
+	}
+	if outcome.Kind != storage.OutcomePostponed || outcome.After > 0 {
+		unlessMarked("priority", "0")
+	}
 	next := t.later(outcome.After.Microseconds()) + ` + ` + t.dialect.RandomBelow
 	spread := outcome.Spread.Microseconds() + 1
 	// A device may finish while it is being told: then nothing is due.
 	unlessSynced := func(next string) {
 		unlessMarked("notify_at", `CASE WHEN synced_token = ? THEN NULL ELSE `+next+` END`, outcome.DesiredToken, spread)
 	}
+	claimedAt := `lease_until - ` + strconv.FormatInt(lease.Duration.Microseconds(), 10)
 	switch outcome.Kind {
 	case storage.OutcomeInSync:
-		unlessMarked("held", "0")
-		unlessMarked("notify_at", "NULL")
+		// Unless the device was served a manifest since, and may not have what it had.
+		still := `(synced_token = ? OR synced_token IS NULL AND fetched_token IS NULL)`
+		unlessMarked("held", `CASE WHEN `+still+` THEN 0 ELSE held END`, outcome.DesiredToken)
+		unlessMarked("notify_at", `CASE WHEN `+still+` THEN NULL ELSE notify_at END`, outcome.DesiredToken)
 		add(`attempts = 0, last_error = NULL`)
+		add(t.syncState(`CASE WHEN `+still+` THEN 0 ELSE 1 END`), outcome.DesiredToken, outcome.DesiredToken)
 	case storage.OutcomeSynced:
 		// Unless the device was served another manifest since.
 		add(`synced_at = CASE WHEN asked_token = ? THEN `+t.now+` ELSE synced_at END,
@@ -118,24 +144,37 @@ func (t *tx) finalise(lease storage.Lease, outcome storage.Outcome, ids []string
 			outcome.DesiredToken, outcome.DesiredToken, outcome.DesiredToken)
 		unlessMarked("held", "CASE WHEN asked_token = ? THEN 0 ELSE held END", outcome.DesiredToken)
 		unlessMarked("notify_at", "CASE WHEN asked_token = ? THEN NULL ELSE notify_at END", outcome.DesiredToken)
-		add(`attempts = 0, last_error = NULL`)
+		add(`attempts = 0, last_error = NULL, `+t.syncState(`CASE WHEN asked_token = ? THEN 0 ELSE out_of_sync END`),
+			outcome.DesiredToken, outcome.DesiredToken)
 	case storage.OutcomeHeld:
 		unlessMarked("notify_at", "NULL")
+		add(t.syncState("1"))
 	case storage.OutcomePostponed:
 		// Unless it waits to be told all the same.
 		unlessMarked("notify_at", `CASE WHEN synced_token = ? AND force_seq <= sent_seq THEN NULL ELSE `+next+` END`,
 			outcome.DesiredToken, spread)
 	case storage.OutcomeSent:
 		// A device can be at work before the MDM has answered, and before it is known that it was told.
-		claimedAt := `lease_until - ` + strconv.FormatInt(lease.Duration.Microseconds(), 10)
 		busy := `CASE WHEN fetched_at > ` + claimedAt + ` OR asked_at > ` + claimedAt + ` THEN ` + t.now + ` ELSE NULL END`
 		add(`sends = CASE WHEN command_token = ? THEN sends + 1 ELSE 1 END, command_token = ?, command_uuid = ?,
-			command_sent_at = `+t.now+`, command_acknowledged_at = `+busy+`, command_outcome = NULL,
-			sent_seq = lease_seq, attempts = 0, last_error = NULL`,
+			command_sent_at = `+t.now+`, command_acknowledged_at = `+busy+`, command_outcome = NULL, command_error = NULL,
+			sent_seq = lease_seq, attempts = 0`,
 			outcome.DesiredToken, outcome.DesiredToken, outcome.CommandUUID)
+		woken("1")
+		outOfSync()
 		unlessSynced(next)
-	case storage.OutcomeFailed:
-		add(`attempts = attempts + 1, last_error = ?`, cutError(outcome.Error))
+	case storage.OutcomePushed:
+		add(`sent_seq = lease_seq, attempts = 0`)
+		woken("push_failures + 1")
+		outOfSync()
+		unlessSynced(next)
+	case storage.OutcomeFailed, storage.OutcomeUndone:
+		attempts := `attempts + 1`
+		if outcome.Kind == storage.OutcomeUndone {
+			attempts = `CASE WHEN attempts = 0 THEN 1 ELSE attempts END`
+		}
+		add(`attempts = `+attempts+`, last_error = ?`, cutError(outcome.Error))
+		outOfSync()
 		unlessMarked("notify_at", next, spread)
 	default:
 		return fmt.Errorf("outcome of kind %d", outcome.Kind)

@@ -10,9 +10,12 @@ import (
 
 // enrollmentColumns are in the order in which scanEnrollment reads them; the last three are of the vector.
 const enrollmentColumns = `e.id, e.type, e.parent_id, e.enroll_epoch, e.created_at, e.last_seen,
-	e.notify_at, e.notify_seq, e.held, e.force_seq > e.sent_seq, e.attempts, e.last_error,
-	e.command_uuid, e.command_token, e.command_sent_at, e.command_acknowledged_at, e.sends,
+	e.enrolled_at, e.left_at, e.webhook_at,
+	e.notify_at, e.notify_seq, e.held, e.force_seq > e.sent_seq, e.attempts, e.last_error, e.lease_until,
+	e.command_uuid, e.command_token, e.command_sent_at, e.command_acknowledged_at, e.command_outcome, e.command_error,
+	e.sends, e.pushed_at, e.push_failures,
 	e.desired_token, e.asked_token, e.asked_at, e.fetched_token, e.fetched_at, e.synced_token, e.synced_at,
+	e.out_of_sync, e.sync_changed_at,
 	es.set_name, s.version, s.changed_at
 	FROM enrollments e
 	LEFT JOIN enrollment_sets es ON es.enrollment_id = e.id
@@ -28,10 +31,13 @@ func scanEnrollment(rows *sql.Rows, e *storage.Enrollment, vector *storage.Vecto
 	var version sql.NullInt64
 	var setVersion storage.SetVersion
 	err := rows.Scan(instant{&e.Now}, &e.ID, &e.Type, &e.ParentID, &e.Epoch, instant{&e.CreatedAt}, instant{&e.LastSeen},
+		instant{&e.EnrolledAt}, instant{&e.LeftAt}, instant{&e.WebhookAt},
 		instant{&e.NotifyAt}, &e.NotifySeq, &e.Held, &e.Forced, &e.Attempts, text{&e.LastError},
-		text{&e.CommandUUID}, text{&e.CommandToken}, instant{&e.CommandSentAt}, instant{&e.CommandAcknowledgedAt}, &e.Sends,
+		instant{&e.LeaseUntil},
+		text{&e.CommandUUID}, text{&e.CommandToken}, instant{&e.CommandSentAt}, instant{&e.CommandAcknowledgedAt}, text{&e.CommandOutcome}, text{&e.CommandError},
+		&e.Sends, instant{&e.PushedAt}, &e.PushFailures,
 		text{&e.DesiredToken}, text{&e.AskedToken}, instant{&e.AskedAt}, text{&e.FetchedToken}, instant{&e.FetchedAt},
-		text{&e.SyncedToken}, instant{&e.SyncedAt},
+		text{&e.SyncedToken}, instant{&e.SyncedAt}, &e.OutOfSync, instant{&e.SyncChangedAt},
 		&set, &version, instant{&setVersion.ChangedAt})
 	if err != nil {
 		return err
@@ -101,6 +107,12 @@ func (s *Store) UpdateDevice(ctx context.Context, update storage.DeviceUpdate) e
 	})
 }
 
+// syncState returns the assignments for an enrollment that is out of sync where the expression is 1.
+func (t *tx) syncState(outOfSync string) string {
+	return `sync_changed_at = CASE WHEN out_of_sync = ` + outOfSync + ` AND sync_changed_at IS NOT NULL
+			THEN sync_changed_at ELSE ` + t.now + ` END, out_of_sync = ` + outOfSync
+}
+
 // updateDevice writes one row. Assignments that read a column stand before those that write it.
 func (t *tx) updateDevice(u storage.DeviceUpdate) error {
 	set := `last_seen = ` + t.now
@@ -108,6 +120,9 @@ func (t *tx) updateDevice(u storage.DeviceUpdate) error {
 	add := func(assignments string, arguments ...any) {
 		set += `, ` + assignments
 		values = append(values, arguments...)
+	}
+	if u.Back {
+		add(`left_at = NULL`)
 	}
 	if u.Type != "" {
 		add(`type = ?`, u.Type)
@@ -121,30 +136,47 @@ func (t *tx) updateDevice(u storage.DeviceUpdate) error {
 	if u.AskedToken != "" {
 		add(`asked_token = ?, asked_at = `+t.now, u.AskedToken)
 	}
-	if u.FetchedToken != "" {
-		add(`fetched_token = ?, fetched_at = `+t.now+`, asked_token = NULL, asked_at = NULL`, u.FetchedToken)
-	}
-	switch {
-	case u.SyncedToken != "":
-		add(`synced_token = ?, synced_at = `+t.now+`, asked_token = NULL, asked_at = NULL`, u.SyncedToken)
-	case u.LostSync:
+	// A request that took long must not undo what later ones of the same device have told.
+	const unserved = `COALESCE(fetched_token, '') = ?`
+	if u.SyncedToken != "" {
+		add(`asked_token = CASE WHEN `+unserved+` THEN NULL ELSE asked_token END,
+			asked_at = CASE WHEN `+unserved+` THEN NULL ELSE asked_at END,
+			sync_changed_at = CASE WHEN `+unserved+` AND (out_of_sync = 1 OR sync_changed_at IS NULL)
+				THEN `+t.now+` ELSE sync_changed_at END,
+			out_of_sync = CASE WHEN `+unserved+` THEN 0 ELSE out_of_sync END,
+			synced_at = CASE WHEN `+unserved+` THEN `+t.now+` ELSE synced_at END,
+			synced_token = CASE WHEN `+unserved+` THEN ? ELSE synced_token END`,
+			u.SeenFetched, u.SeenFetched, u.SeenFetched, u.SeenFetched, u.SeenFetched, u.SeenFetched, u.SyncedToken)
+	} else if u.LostSync {
 		add(`synced_token = NULL, synced_at = NULL`)
+	}
+	if u.LostSync || u.Check == storage.CheckPostpone {
+		add(t.syncState("1"))
 	}
 	if u.Acknowledged {
 		add(`command_acknowledged_at = CASE WHEN command_acknowledged_at IS NULL AND command_sent_at IS NOT NULL
 			THEN ` + t.now + ` ELSE command_acknowledged_at END`)
 	}
-	const undisturbed = `notify_seq = ? AND force_seq <= sent_seq`
+	undisturbed, guard := `notify_seq = ? AND force_seq <= sent_seq`, []any{u.NotifySeq}
 	switch u.Check {
 	case storage.CheckClear:
-		add(`held = CASE WHEN `+undisturbed+` THEN 0 ELSE held END,
-			priority = CASE WHEN `+undisturbed+` THEN 0 ELSE priority END,
-			notify_at = CASE WHEN `+undisturbed+` THEN NULL ELSE notify_at END,
-			attempts = 0, last_error = NULL`, u.NotifySeq, u.NotifySeq, u.NotifySeq)
+		undisturbed, guard = undisturbed+` AND `+unserved, append(guard, u.SeenFetched)
+		add(`held = CASE WHEN `+undisturbed+` THEN 0 ELSE held END`, guard...)
+		add(`priority = CASE WHEN `+undisturbed+` THEN 0 ELSE priority END`, guard...)
+		add(`notify_at = CASE WHEN `+undisturbed+` THEN NULL ELSE notify_at END`, guard...)
+		add(`attempts = 0, last_error = NULL`)
 	case storage.CheckPostpone:
-		add(`priority = CASE WHEN `+undisturbed+` THEN 0 ELSE priority END,
-			notify_at = CASE WHEN `+undisturbed+` THEN `+t.later(u.CheckAfter.Microseconds())+
-			` ELSE notify_at END`, u.NotifySeq, u.NotifySeq)
+		later := t.later(u.CheckAfter.Microseconds())
+		otherwise := `notify_at`
+		if u.FetchedToken != "" || u.LostSync {
+			// Whoever marked it may have found it in sync with what it held until now.
+			otherwise = `COALESCE(notify_at, ` + later + `)`
+		}
+		add(`priority = CASE WHEN `+undisturbed+` THEN 0 ELSE priority END`, guard...)
+		add(`notify_at = CASE WHEN `+undisturbed+` THEN `+later+` ELSE `+otherwise+` END`, guard...)
+	}
+	if u.FetchedToken != "" {
+		add(`fetched_token = ?, fetched_at = `+t.now+`, asked_token = NULL, asked_at = NULL`, u.FetchedToken)
 	}
 	_, err := t.exec(`UPDATE enrollments SET `+set+` WHERE id = ? AND enroll_epoch = ?`,
 		append(values, u.ID, u.Epoch)...)

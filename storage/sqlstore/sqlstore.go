@@ -21,6 +21,9 @@ type Options struct {
 	// KeepReports and KeepErrors bound the status reports and errors kept per enrollment; the defaults are 20 and 50.
 	KeepReports int
 	KeepErrors  int
+	// MaxLooked is how many enrollments a page of a list looks at, and MaxCounted where counts stop. The defaults are 5000
+	// and 10000; less is for tests.
+	MaxLooked, MaxCounted int
 	// Clock replaces the database's clock, for tests.
 	Clock func() time.Time
 	// Logger gets what no caller is told: transactions that had to be tried again. The default discards.
@@ -37,6 +40,12 @@ func (o Options) withDefaults() Options {
 	}
 	if o.KeepErrors <= 0 {
 		o.KeepErrors = 50
+	}
+	if o.MaxLooked <= 0 {
+		o.MaxLooked = 5000
+	}
+	if o.MaxCounted <= 0 {
+		o.MaxCounted = 10000
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 
 	"github.com/decree-ddm/decree/ddm"
 	"github.com/decree-ddm/decree/storage"
@@ -51,6 +52,13 @@ func (t *tx) insertReport(enrollmentID string, body []byte) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
+	// All that the report says is of the time at which it came.
+	var receivedAt int64
+	if err := t.raw.QueryRowContext(t.ctx, `SELECT received_at FROM status_reports WHERE id = ?`, id).
+		Scan(&receivedAt); err != nil {
+		return 0, err
+	}
+	t.now = strconv.FormatInt(receivedAt, 10)
 	return id, t.prune("status_reports", enrollmentID, t.store.options.KeepReports)
 }
 

@@ -124,25 +124,28 @@ func leasesEnd(w *world) {
 
 var kinds = []storage.OutcomeKind{
 	storage.OutcomeInSync, storage.OutcomeSynced, storage.OutcomeHeld, storage.OutcomePostponed, storage.OutcomeSent,
-	storage.OutcomeFailed,
+	storage.OutcomePushed, storage.OutcomeFailed,
 }
 
 // outcomes checks what each kind of outcome writes, and that it writes nothing else.
 func outcomes(w *world) {
 	now := w.clock.Now
-	for _, c := range []struct {
+	for i, c := range []struct {
 		outcome storage.Outcome
 		wanted  func(e *storage.Enrollment)
 	}{
 		{storage.Outcome{Kind: storage.OutcomeInSync}, func(e *storage.Enrollment) {
 			e.NotifyAt, e.Attempts, e.LastError = time.Time{}, 0, ""
+			e.SyncChangedAt = now()
 		}},
 		{storage.Outcome{Kind: storage.OutcomeSynced}, func(e *storage.Enrollment) {
 			e.NotifyAt, e.Attempts, e.LastError = time.Time{}, 0, ""
+			e.SyncChangedAt = now()
 			e.SyncedToken, e.SyncedAt = "desired", now()
 		}},
 		{storage.Outcome{Kind: storage.OutcomeHeld}, func(e *storage.Enrollment) {
 			e.NotifyAt = time.Time{}
+			e.OutOfSync, e.SyncChangedAt = true, now()
 		}},
 		{storage.Outcome{Kind: storage.OutcomePostponed, After: time.Hour}, func(e *storage.Enrollment) {
 			e.NotifyAt = now().Add(time.Hour)
@@ -151,12 +154,22 @@ func outcomes(w *world) {
 			e.NotifyAt, e.Attempts, e.LastError = now().Add(time.Hour), 0, ""
 			e.CommandUUID, e.CommandToken, e.CommandSentAt, e.Sends = "uuid", "desired", now(), 1
 			e.CommandAcknowledgedAt = time.Time{}
+			e.PushedAt, e.OutOfSync, e.SyncChangedAt = now(), true, now()
+		}},
+		{storage.Outcome{Kind: storage.OutcomePushed, After: time.Hour}, func(e *storage.Enrollment) {
+			e.NotifyAt, e.Attempts, e.LastError = now().Add(time.Hour), 0, ""
+			e.PushedAt, e.OutOfSync, e.SyncChangedAt = now(), true, now()
+		}},
+		{storage.Outcome{Kind: storage.OutcomePushed, Error: "asleep", After: time.Hour}, func(e *storage.Enrollment) {
+			e.NotifyAt, e.Attempts, e.LastError = now().Add(time.Hour), 0, "asleep"
+			e.PushedAt, e.PushFailures, e.OutOfSync, e.SyncChangedAt = now(), 1, true, now()
 		}},
 		{storage.Outcome{Kind: storage.OutcomeFailed, Error: "why 😀", After: time.Hour}, func(e *storage.Enrollment) {
 			e.NotifyAt, e.Attempts, e.LastError = now().Add(time.Hour), 2, "why 😀"
+			e.OutOfSync, e.SyncChangedAt = true, now()
 		}},
 	} {
-		id := fmt.Sprintf("e%d", c.outcome.Kind)
+		id := fmt.Sprintf("e%d", i)
 		w.assign(id, "s")
 		require.Equal(w, []string{id}, w.claim(lease))
 		w.finalise(lease, storage.Outcome{Kind: storage.OutcomeFailed, IDs: []string{id}, Error: "before"})
@@ -258,7 +271,9 @@ func markedSinceTheClaim(w *world) {
 			require.Equal(w, "u", e.CommandUUID, "what was sent is written all the same")
 		}
 		require.Equal(w, []string{id}, ids(w.claimed(lease, 1)), "due at once")
-		w.finalise(lease, storage.Outcome{Kind: storage.OutcomeInSync, IDs: []string{id}})
+		w.finalise(lease, storage.Outcome{
+			Kind: storage.OutcomeInSync, IDs: []string{id}, DesiredToken: w.enrollment(id).SyncedToken,
+		})
 		require.Zero(w, w.enrollment(id).NotifyAt)
 	}
 }

@@ -40,12 +40,13 @@ func deviceRequests(w *world) {
 			e.AskedToken, e.AskedAt = "", time.Time{}
 		}},
 		{storage.DeviceUpdate{AskedToken: "t"}, func() { e.AskedToken, e.AskedAt = "t", now() }},
-		{storage.DeviceUpdate{SyncedToken: "t"}, func() {
-			e.SyncedToken, e.SyncedAt = "t", now()
+		{storage.DeviceUpdate{SyncedToken: "t", SeenFetched: "t"}, func() {
+			e.SyncedToken, e.SyncedAt, e.SyncChangedAt = "t", now(), now()
 			e.AskedToken, e.AskedAt = "", time.Time{}
 		}},
 		{storage.DeviceUpdate{LostSync: true, FetchedToken: "u"}, func() {
 			e.SyncedToken, e.SyncedAt = "", time.Time{}
+			e.OutOfSync, e.SyncChangedAt = true, now()
 			e.FetchedToken, e.FetchedAt = "u", now()
 		}},
 	} {

@@ -143,6 +143,19 @@ func Exercise(ctx context.Context, t *testing.T, store storage.Store, clock *Clo
 		w.update(storage.DeviceUpdate{ID: "e0005", FetchedToken: "t", LostSync: true, Create: true})
 		w.update(storage.DeviceUpdate{ID: "e0005", SyncedToken: "t"})
 	}
+	w.update(storage.DeviceUpdate{ID: "channel", ParentID: "e0007", Create: true})
+	w.update(storage.DeviceUpdate{ID: "channel", ParentID: "e0007"})
+	for _, kind := range []storage.EventKind{
+		storage.EventAuthenticate, storage.EventTokenUpdate, storage.EventCheckOut, storage.EventCommand,
+	} {
+		for _, id := range []string{"e0007", "enrolls"} {
+			clock.Advance(time.Second)
+			_, err := store.ApplyEvent(ctx, storage.Event{
+				Kind: kind, ID: id, Type: "Device", At: clock.Now(), Tally: 1, CommandUUID: "u", Status: "Acknowledged",
+			}, storage.EventOptions{EnrollSets: []string{"s0001"}, RemoveSets: true})
+			require.NoError(t, err)
+		}
+	}
 	w.report("e0001", `{"StatusItems":{"n":1,"list":[1,2,3],"management":{"declarations":{"assets":[
 		{"identifier":"a","server-token":"1","active":true,"valid":"valid"}]}}},"Errors":[{}]}`)
 	w.report("e0001", `{"StatusItems":{"list":[4],"management":{"declarations":{}}},"FullReport":true,"Errors":[{}]}`)
@@ -154,6 +167,13 @@ func Exercise(ctx context.Context, t *testing.T, store storage.Store, clock *Clo
 	require.NoError(t, err)
 	_, err = store.StatusReportByID(ctx, "e0001", report.StatusID)
 	require.NoError(t, err)
+
+	w.overview(all)
+	w.overview(storage.Page{After: "e2", Limit: 3})
+	for _, id := range []string{"e0007", "unknown"} {
+		_, err = store.DeleteEnrollment(ctx, id)
+		require.NoError(t, err)
+	}
 
 	require.NoError(t, store.SaveManifest(ctx, "token", (&ddm.Composition{}).DeclarationItemsJSON()))
 	require.NoError(t, store.SaveManifest(ctx, "token", (&ddm.Composition{}).DeclarationItemsJSON()))

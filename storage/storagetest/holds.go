@@ -43,7 +43,7 @@ func heldChangeOfOneInSync(w *world) {
 	require.True(w, e.Held)
 	require.False(w, e.NotifyAt.IsZero())
 	w.claim(lease)
-	w.finalise(lease, storage.Outcome{Kind: storage.OutcomeInSync, IDs: []string{"e"}})
+	w.finalise(lease, storage.Outcome{Kind: storage.OutcomeInSync, IDs: []string{"e"}, DesiredToken: e.SyncedToken})
 	e = w.enrollment("e")
 	require.False(w, e.Held, "who is in sync is not held")
 	require.Zero(w, e.NotifyAt)

@@ -247,13 +247,16 @@ func statusValues(w *world) {
 		}},
 		{`{"StatusItems":{"device":{"n":{"now":"an object"}}}}`, []string{ // another type
 			`apps {"identifier":"b","v":2}`, `apps {"identifier":"c","v":1}`, `apps {"identifier":"é","v":1}`,
-			`device.n 1.0`, `device.n.now "an object"`, `device.os.version "17.1"`,
+			`device.n.now "an object"`, `device.os.version "17.1"`,
 		}},
 		{`{"StatusItems":{"apps":"none"}}`, []string{
-			`apps "none"`, `device.n 1.0`, `device.n.now "an object"`, `device.os.version "17.1"`,
+			`apps "none"`, `device.n.now "an object"`, `device.os.version "17.1"`,
 		}},
 		{`{"Errors":[]}`, []string{
-			`apps "none"`, `device.n 1.0`, `device.n.now "an object"`, `device.os.version "17.1"`,
+			`apps "none"`, `device.n.now "an object"`, `device.os.version "17.1"`,
+		}},
+		{`{"StatusItems":{"device":{"n":{}}}}`, []string{ // and back
+			`apps "none"`, `device.n {}`, `device.os.version "17.1"`,
 		}},
 		{`{"FullReport":true,"StatusItems":{"device":{"n":2},"apps":[{"identifier":"z"},{"identifier":"y","_removed":true}]}}`,
 			[]string{`apps {"identifier":"z"}`, `device.n 2`}},

@@ -173,8 +173,12 @@ func (w *world) finalise(lease storage.Lease, outcomes ...storage.Outcome) {
 	require.NoError(w, w.store.Finalise(w.ctx, lease, outcomes))
 }
 
+// update records what a device did. Unless the update says otherwise, its request was answered from what is known now.
 func (w *world) update(update storage.DeviceUpdate) {
 	w.Helper()
+	if update.SeenFetched == "" {
+		update.SeenFetched = w.enrollment(update.ID).FetchedToken
+	}
 	require.NoError(w, w.store.UpdateDevice(w.ctx, update))
 }
 
@@ -214,7 +218,8 @@ func (w *world) settle() {
 			Kind: storage.OutcomeSent, IDs: []string{e.ID}, DesiredToken: token, CommandUUID: "settling",
 		})
 		w.update(storage.DeviceUpdate{
-			ID: e.ID, Epoch: e.Epoch, NotifySeq: e.NotifySeq, SyncedToken: token, Check: storage.CheckClear,
+			ID: e.ID, Epoch: e.Epoch, NotifySeq: e.NotifySeq, SeenFetched: e.FetchedToken,
+			SyncedToken: token, Check: storage.CheckClear,
 		})
 		require.Zero(w, w.enrollment(e.ID).NotifyAt)
 	}

@@ -41,7 +41,7 @@ type Database struct {
 func Run(t *testing.T, backend Backend) {
 	for _, subject := range [][]test{
 		declarationTests, setTests, compositionTests, claimTests, holdTests, deviceTests, notifyTests, fanoutTests,
-		statusTests, raceTests, concurrencyTests, transactionTests,
+		overviewTests, deletionTests, progressTests, statusTests, eventTests, raceTests, concurrencyTests, transactionTests,
 	} {
 		for _, test := range subject {
 			t.Run(test.name, func(t *testing.T) {

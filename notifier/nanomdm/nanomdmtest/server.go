@@ -26,8 +26,8 @@ import (
 )
 
 // Server is a running NanoMDM. Its methods may be called concurrently, but
-// those that can fail the test (Stop, Restart, SetDM, SetWebhook, NewDevice
-// and StorePushCertificate) only from the test's own goroutine.
+// those that can fail the test (Stop, StopStorage, Restart, SetDM, SetWebhook,
+// NewDevice and StorePushCertificate) only from the test's own goroutine.
 type Server struct {
 	tb           testing.TB
 	apiKey       string
@@ -157,6 +157,16 @@ func (s *Server) stop() {
 	if err != nil {
 		s.tb.Errorf("stopping NanoMDM: %v", err)
 	}
+}
+
+// StopStorage takes NanoMDM's database away until the next Restart: NanoMDM
+// goes on to answer, with errors. It only makes a difference with PostgreSQL.
+func (s *Server) StopStorage() {
+	s.tb.Helper()
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+
+	require.NoError(s.tb, s.running.closeStore(), "closing NanoMDM's storage")
 }
 
 // Restart stops NanoMDM, if it runs, and starts it on the same port and with

@@ -51,6 +51,12 @@ CREATE TABLE IF NOT EXISTS enrollments (
     type                    VARBINARY(64)  NOT NULL DEFAULT '',
     parent_id               VARBINARY(255) NOT NULL DEFAULT '',
     enroll_epoch            BIGINT         NOT NULL DEFAULT 0,
+    authenticated_at        BIGINT         NULL,
+    enrolled_at             BIGINT         NULL,
+    left_at                 BIGINT         NULL,
+    token_tally             INT            NOT NULL DEFAULT 0,
+    token_updated_at        BIGINT         NULL,
+    webhook_at              BIGINT         NULL,
     created_at              BIGINT         NOT NULL,
     last_seen               BIGINT         NULL,
     notify_at               BIGINT         NULL,
@@ -70,7 +76,10 @@ CREATE TABLE IF NOT EXISTS enrollments (
     command_sent_at         BIGINT         NULL,
     command_acknowledged_at BIGINT         NULL,
     command_outcome         VARBINARY(64)  NULL,
+    command_error           TEXT           NULL,
     sends                   INT            NOT NULL DEFAULT 0,
+    pushed_at               BIGINT         NULL,
+    push_failures           INT            NOT NULL DEFAULT 0,
     desired_token           VARBINARY(255) NULL,
     asked_token             VARBINARY(255) NULL,
     asked_at                BIGINT         NULL,
@@ -78,9 +87,13 @@ CREATE TABLE IF NOT EXISTS enrollments (
     fetched_at              BIGINT         NULL,
     synced_token            VARBINARY(255) NULL,
     synced_at               BIGINT         NULL,
+    out_of_sync             TINYINT        NOT NULL DEFAULT 0,
+    sync_changed_at         BIGINT         NULL,
     PRIMARY KEY (id),
     KEY enrollments_queue (priority, notify_at),
-    KEY enrollments_parent (parent_id)
+    KEY enrollments_parent (parent_id),
+    KEY enrollments_sync (out_of_sync, id),
+    KEY enrollments_failing (attempts)
 ) ENGINE = InnoDB DEFAULT CHARACTER SET = utf8mb4 COLLATE = utf8mb4_bin;
 
 CREATE TABLE IF NOT EXISTS enrollment_sets (

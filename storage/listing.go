@@ -1,0 +1,62 @@
+package storage
+
+import (
+	"context"
+	"time"
+)
+
+// EnrollmentFilter selects enrollments. Zero values select all.
+type EnrollmentFilter struct {
+	InSync  *bool
+	Failing *bool // the last attempts to tell it failed
+	Left    *bool
+	Set     string
+	Type    string
+	// SeenBefore and SeenAfter compare with when it was last seen, which is known to the hour. Who was never seen was
+	// seen before everything.
+	SeenBefore, SeenAfter time.Time
+}
+
+// QueueNumbers are the queue of notifications in numbers. Counts stop at a bound; then they are that bound.
+type QueueNumbers struct {
+	// Due are to be looked at now; Leased are those of them that a notifier is at.
+	Due, Leased int
+	// Waiting are to be looked at later: told and not in sync yet, or failed.
+	Waiting int
+	// Failing counts those whose last attempts failed, and FailingBy the most frequent of their errors.
+	Failing   int
+	FailingBy []ErrorCount
+	// OldestDue is since when the one that waits longest is due; zero when none is.
+	OldestDue time.Time
+	// Fanouts counts the sets whose change is on its way to their enrollments.
+	Fanouts int
+	// Bound is where the counts stop.
+	Bound int
+	Now   time.Time
+}
+
+// ErrorCount is how many enrollments fail for one reason.
+type ErrorCount struct {
+	Error string
+	Count int
+}
+
+// Listed is an enrollment with the names of its sets, the first thousand of them.
+type Listed struct {
+	Enrollment Enrollment
+	Sets       []string
+}
+
+// MaxListedSets is how many sets are listed with an enrollment.
+const MaxListedSets = 1000
+
+// Overview answers questions about many enrollments, each in bounded time.
+type Overview interface {
+	// ListEnrollments returns enrollments in the order of their ids. It looks at a bounded number of them: next is where
+	// to go on, empty at the end, and a page may be shorter than its limit before that.
+	ListEnrollments(ctx context.Context, filter EnrollmentFilter, page Page) (list []Listed, next string, err error)
+	// QueueNumbers counts. Numbers that change meanwhile need not fit each other.
+	QueueNumbers(ctx context.Context) (QueueNumbers, error)
+	// DeleteEnrollment forgets an enrollment, its sets and its status, and reports whether there was anything.
+	DeleteEnrollment(ctx context.Context, id string) (changed bool, err error)
+}

@@ -1,0 +1,227 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/decree-ddm/decree/storage"
+)
+
+// ListEnrollments implements storage.Overview. It walks along the index that serves the filter best, a few enrollments at
+// a time, and looks at each of those: no planner can make more of it than that.
+func (s *Store) ListEnrollments(
+	ctx context.Context, filter storage.EnrollmentFilter, page storage.Page,
+) (found []storage.Listed, next string, err error) {
+	walk, err := s.walk(ctx, filter)
+	if err != nil {
+		return nil, "", fmt.Errorf("listing enrollments: %w", err)
+	}
+	next = page.After
+	for looked := 0; looked < s.options.MaxLooked; {
+		n := min(chunkSize, s.options.MaxLooked-looked)
+		var ids []string
+		if ids, err = walk(next, n); err == nil {
+			found, err = s.appendListed(ctx, found, ids, filter)
+		}
+		if err != nil {
+			return nil, "", fmt.Errorf("listing enrollments: %w", err)
+		}
+		if len(found) > page.Limit {
+			return found[:page.Limit], found[page.Limit-1].Enrollment.ID, nil
+		}
+		if len(ids) < n {
+			return found, "", nil
+		}
+		looked += n
+		next = ids[n-1]
+	}
+	return found, next, nil
+}
+
+// walk returns what reads the ids behind one, in order, of the enrollments among which are all that a filter selects.
+func (s *Store) walk(
+	ctx context.Context, filter storage.EnrollmentFilter,
+) (func(after string, limit int) ([]string, error), error) {
+	if filter.Failing != nil && *filter.Failing {
+		// Mostly few fail. Their index is not in the order of ids, so that it serves when it is read whole.
+		failing, err := queryStrings(ctx, s.read, `SELECT id FROM enrollments WHERE attempts > 0 ORDER BY attempts LIMIT ?`,
+			s.options.MaxLooked)
+		if err != nil {
+			return nil, err
+		}
+		if len(failing) < s.options.MaxLooked {
+			slices.Sort(failing)
+			return walkThrough(failing), nil
+		}
+	}
+	query, values := `SELECT id FROM enrollments WHERE id > ? ORDER BY id LIMIT ?`, []any{}
+	switch {
+	case filter.Set != "":
+		query = `SELECT enrollment_id FROM enrollment_sets WHERE set_name = ? AND enrollment_id > ?
+			ORDER BY enrollment_id LIMIT ?`
+		values = append(values, filter.Set)
+	case filter.InSync != nil:
+		query = `SELECT id FROM enrollments` + s.dialect.ReadBy("enrollments_sync") + `
+			WHERE out_of_sync = ? AND id > ? ORDER BY id LIMIT ?`
+		values = append(values, !*filter.InSync)
+	}
+	return func(after string, limit int) ([]string, error) {
+		return queryStrings(ctx, s.read, query, append(slices.Clone(values), after, limit)...)
+	}, nil
+}
+
+// walkThrough walks through sorted ids.
+func walkThrough(ids []string) func(after string, limit int) ([]string, error) {
+	return func(after string, limit int) ([]string, error) {
+		first, found := slices.BinarySearch(ids, after)
+		if found {
+			first++
+		}
+		return ids[first:min(first+limit, len(ids))], nil
+	}
+}
+
+// appendListed adds those of some enrollments that a filter selects.
+func (s *Store) appendListed(
+	ctx context.Context, found []storage.Listed, ids []string, filter storage.EnrollmentFilter,
+) ([]storage.Listed, error) {
+	if len(ids) == 0 {
+		return found, nil
+	}
+	where, values := conditions(filter)
+	err := queryRows(ctx, s.read, func(rows *sql.Rows) error {
+		var enrollment storage.Enrollment
+		var vector storage.Vector
+		if err := scanEnrollment(rows, &enrollment, &vector); err != nil {
+			return err
+		}
+		if len(found) == 0 || found[len(found)-1].Enrollment.ID != enrollment.ID {
+			found = append(found, storage.Listed{Enrollment: enrollment})
+		}
+		last := &found[len(found)-1]
+		for _, set := range vector {
+			if len(last.Sets) < storage.MaxListedSets {
+				last.Sets = append(last.Sets, set.Name)
+			}
+		}
+		return nil
+	}, `SELECT `+s.now()+`, `+enrollmentColumns+` WHERE e.id IN `+list(len(ids))+where+` ORDER BY e.id, es.set_name`,
+		append(args(nil, ids), values...)...)
+	return found, err
+}
+
+// conditions returns the part of a WHERE clause for a filter.
+func conditions(filter storage.EnrollmentFilter) (where string, values []any) {
+	add := func(condition string, arguments ...any) {
+		where += ` AND ` + condition
+		values = append(values, arguments...)
+	}
+	if filter.InSync != nil {
+		add(`e.out_of_sync = ?`, !*filter.InSync)
+	}
+	if filter.Failing != nil {
+		add(`(e.attempts > 0) = ?`, *filter.Failing)
+	}
+	if filter.Left != nil {
+		add(`(e.left_at IS NOT NULL) = ?`, *filter.Left)
+	}
+	if filter.Set != "" {
+		// It counts, for EXISTS could be turned into a join that begins with the set.
+		add(`(SELECT COUNT(*) FROM enrollment_sets f WHERE f.enrollment_id = e.id AND f.set_name = ?) > 0`, filter.Set)
+	}
+	if filter.Type != "" {
+		add(`e.type = ?`, filter.Type)
+	}
+	if !filter.SeenBefore.IsZero() {
+		add(`(e.last_seen IS NULL OR e.last_seen < ?)`, filter.SeenBefore.UnixMicro())
+	}
+	if !filter.SeenAfter.IsZero() {
+		add(`e.last_seen > ?`, filter.SeenAfter.UnixMicro())
+	}
+	return where, values
+}
+
+// maxErrors is how many different errors are told of.
+const maxErrors = 100
+
+// QueueNumbers implements storage.Overview. Every count is one of the rows of a subquery with a limit, which is in the
+// order of an index: without an order, MariaDB reads through the table.
+func (s *Store) QueueNumbers(ctx context.Context) (storage.QueueNumbers, error) {
+	numbers := storage.QueueNumbers{Bound: s.options.MaxCounted}
+	now := s.now()
+	// The index begins with the priority.
+	for _, priority := range []int{1, 0} {
+		var due, leased, waiting int
+		var oldest time.Time
+		err := s.read.QueryRowContext(ctx, `SELECT `+now+`, COUNT(*), COUNT(CASE WHEN lease_until > `+now+` THEN 1 END),
+				MIN(notify_at)
+			FROM (SELECT notify_at, lease_until FROM enrollments WHERE priority = ? AND notify_at <= `+now+`
+				ORDER BY notify_at LIMIT ?) counted`, priority, s.options.MaxCounted).
+			Scan(instant{&numbers.Now}, &due, &leased, instant{&oldest})
+		if err == nil {
+			err = s.read.QueryRowContext(ctx, `SELECT COUNT(*) FROM (SELECT notify_at FROM enrollments
+				WHERE priority = ? AND notify_at > `+now+` ORDER BY notify_at LIMIT ?) counted`,
+				priority, s.options.MaxCounted).Scan(&waiting)
+		}
+		if err != nil {
+			return numbers, fmt.Errorf("counting the queue: %w", err)
+		}
+		numbers.Due = min(numbers.Due+due, numbers.Bound)
+		numbers.Leased = min(numbers.Leased+leased, numbers.Bound)
+		numbers.Waiting = min(numbers.Waiting+waiting, numbers.Bound)
+		if numbers.OldestDue.IsZero() || !oldest.IsZero() && oldest.Before(numbers.OldestDue) {
+			numbers.OldestDue = oldest
+		}
+	}
+	err := s.read.QueryRowContext(ctx, `SELECT COUNT(DISTINCT set_name) FROM (SELECT set_name FROM fanouts
+		WHERE set_name > '' ORDER BY set_name, pending LIMIT ?) counted`, s.options.MaxCounted).Scan(&numbers.Fanouts)
+	if err != nil {
+		return numbers, fmt.Errorf("counting fan-outs: %w", err)
+	}
+	return numbers, s.countFailing(ctx, &numbers)
+}
+
+// countFailing counts those whose last attempts failed.
+func (s *Store) countFailing(ctx context.Context, numbers *storage.QueueNumbers) error {
+	const failing = ` FROM (SELECT last_error FROM enrollments WHERE attempts > 0 ORDER BY attempts LIMIT ?) counted`
+	err := s.read.QueryRowContext(ctx, `SELECT COUNT(*)`+failing, s.options.MaxCounted).Scan(&numbers.Failing)
+	if err != nil {
+		return fmt.Errorf("counting failures: %w", err)
+	}
+	err = queryRows(ctx, s.read, func(rows *sql.Rows) error {
+		var by storage.ErrorCount
+		if err := rows.Scan(text{&by.Error}, &by.Count); err != nil {
+			return err
+		}
+		numbers.FailingBy = append(numbers.FailingBy, by)
+		return nil
+	}, `SELECT last_error, COUNT(*)`+failing+` GROUP BY last_error ORDER BY COUNT(*) DESC, last_error LIMIT ?`,
+		s.options.MaxCounted, maxErrors)
+	if err != nil {
+		return fmt.Errorf("counting failures by error: %w", err)
+	}
+	return nil
+}
+
+// DeleteEnrollment implements storage.Overview. What a device asks or says holds the enrollment's row too, so that
+// nothing of it can come back behind the deletion.
+func (s *Store) DeleteEnrollment(ctx context.Context, id string) (changed bool, err error) {
+	err = s.inTx(ctx, foreground, "deleting an enrollment", func(t *tx) error {
+		if changed, err = t.exists(`SELECT 1 FROM enrollments WHERE id = ?`+t.dialect.Lock, id); err != nil || !changed {
+			return err
+		}
+		for _, table := range []string{
+			"enrollment_sets", "status_declarations", "status_values", "status_errors", "status_reports",
+		} {
+			if _, err := t.exec(`DELETE FROM `+table+` WHERE enrollment_id = ?`, id); err != nil {
+				return err
+			}
+		}
+		_, err = t.exec(`DELETE FROM enrollments WHERE id = ?`, id)
+		return err
+	})
+	return changed, err
+}
