@@ -79,6 +79,7 @@ type Notifier struct {
 	config   Config
 	schedule schedule
 	breaker  *breaker
+	told     *meter
 	limiter  *rate.Limiter
 	slots    chan struct{} // one element for each request under way
 	// share is how many enrollments a request was for in the last claim. Only tell uses it.
@@ -114,6 +115,7 @@ func New(config Config) *Notifier {
 		config:   config,
 		schedule: newSchedule(config.Check),
 		breaker:  newBreaker(),
+		told:     newMeter(),
 		limiter:  limiter,
 		slots:    make(chan struct{}, config.Workers),
 		share:    config.Batch,
@@ -158,6 +160,9 @@ func (n *Notifier) Stop() {
 	n.cancel()
 	n.cancel = nil
 }
+
+// Rate is how many enrollments were told in a second, on average over the last minute.
+func (n *Notifier) Rate() float64 { return n.told.perSecond() }
 
 // Breaker tells whether the MDM is taken to be down.
 func (n *Notifier) Breaker() BreakerState { return n.breaker.state() }

@@ -231,6 +231,7 @@ func (s *sender) judge(
 		refusals += len(members)
 		outcomes = append(outcomes, s.failures(members, b.token, text)...)
 	}
+	s.told.add(len(b.members) - refusals)
 	log.InfoContext(ctx, "command sent", "enrollments", len(b.members)-refusals, "refused", refusals,
 		"not_woken", unwoken, "with_data", b.data != nil)
 	return outcomes

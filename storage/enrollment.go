@@ -126,6 +126,9 @@ type Enrollments interface {
 	// Enrollment returns an enrollment and its vector, read in one statement. An unknown id gives an Enrollment with
 	// Known false and an empty vector, and writes nothing.
 	Enrollment(ctx context.Context, id string) (*Enrollment, Vector, error)
+	// DeviceEnrollment is Enrollment with what a device's request needs, for which it costs the least: when the device was
+	// seen and left, its epoch and NotifySeq, its command's times, and its asked, fetched and synced tokens.
+	DeviceEnrollment(ctx context.Context, id string) (*Enrollment, Vector, error)
 	// UpdateDevice records what a device did, and that it was seen.
 	UpdateDevice(ctx context.Context, update DeviceUpdate) error
 }

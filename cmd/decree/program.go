@@ -72,7 +72,8 @@ func start(ctx context.Context, config *config, stdout, stderr io.Writer) (p *pr
 	mux := edge.NewMux(p.logger)
 	api.Register(mux, api.Config{
 		Store: p.store, Compositor: composer, Key: config.apiKey,
-		CORSOrigin: config.corsOrigin, Version: version, Wake: p.notifier.Wake, Breaker: p.breaker(config),
+		CORSOrigin: config.corsOrigin, Version: version, Wake: p.notifier.Wake,
+		Breaker: p.breaker(config), Rate: p.rate(config),
 	})
 	ddm.Register(mux, ddm.Config{
 		Store: p.store, Compositor: composer, DumpStatus: dump,
@@ -81,6 +82,9 @@ func start(ctx context.Context, config *config, stdout, stderr io.Writer) (p *pr
 	sets, err := parseEnrollSets(config.enrollSets)
 	if err != nil {
 		return p, err
+	}
+	if config.webhookKey == "" {
+		p.logger.Info("there is no -webhook-hmac-key: events at /webhook are believed, whoever sends them")
 	}
 	webhook.Register(mux, webhook.Config{
 		Store: p.store, Key: config.webhookKey, Wake: p.notifier.Wake,
@@ -160,6 +164,14 @@ func (p *program) breaker(config *config) func() (bool, int, time.Time) {
 		state := p.notifier.Breaker()
 		return state.Open, state.Failures, state.NextProbe
 	}
+}
+
+// rate returns what tells how fast devices are told, or nil when no MDM is named.
+func (p *program) rate(config *config) func() float64 {
+	if config.enqueueURL == "" {
+		return nil
+	}
+	return p.notifier.Rate
 }
 
 // statusDump returns what writes status reports to the file of that name, a line each.

@@ -46,6 +46,8 @@ type Config struct {
 	// Breaker tells whether the MDM is taken to be down, after how many failures in a row, and when it is tried next. It is
 	// nil where no MDM is known.
 	Breaker func() (open bool, failures int, nextProbe time.Time)
+	// Rate is how many enrollments this server told in a second lately. It is nil where no MDM is known.
+	Rate func() float64
 	// Wake, if not nil, is called after each change that may lead to notifications. It must not block.
 	Wake func()
 }

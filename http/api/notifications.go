@@ -14,6 +14,7 @@ type notifications struct {
 	OldestDue string   `json:"oldest_due,omitempty"`
 	Fanouts   int      `json:"fanouts"`
 	Bound     int      `json:"bound"`
+	Rate      *float64 `json:"rate,omitempty"`
 	Breaker   *breaker `json:"breaker,omitempty"`
 }
 
@@ -50,6 +51,10 @@ func (a *api) getNotifications(w http.ResponseWriter, r *http.Request) error {
 	}
 	for _, by := range numbers.FailingBy {
 		answer.Failing.ByError = append(answer.Failing.ByError, failingError(by))
+	}
+	if a.Rate != nil {
+		rate := a.Rate()
+		answer.Rate = &rate
 	}
 	if a.Breaker != nil {
 		open, failures, next := a.Breaker()

@@ -188,6 +188,7 @@ func TestNotificationsInNumbers(t *testing.T) {
 	probe := time.Date(2026, 11, 21, 10, 0, 0, 0, time.UTC)
 	open := false
 	s := newServer(t, func(c *Config) {
+		c.Rate = func() float64 { return 12.5 }
 		c.Breaker = func() (bool, int, time.Time) {
 			if open {
 				return true, 3, probe
@@ -196,10 +197,10 @@ func TestNotificationsInNumbers(t *testing.T) {
 		}
 	})
 	const nothing = `"due":0,"leased":0,"waiting":0,"failing":{"total":0,"by_error":[]},"fanouts":0,"bound":10000`
-	s.do("GET", "/v1/notifications").is(200).json(`{` + nothing + `,"breaker":{"open":false,"failures":0}}`)
+	s.do("GET", "/v1/notifications").is(200).json(`{` + nothing + `,"rate":12.5,"breaker":{"open":false,"failures":0}}`)
 	open = true
 	s.do("GET", "/v1/notifications").is(200).json(
-		`{` + nothing + `,"breaker":{"open":true,"failures":3,"next_probe":"2026-11-21T10:00:00Z"}}`)
+		`{` + nothing + `,"rate":12.5,"breaker":{"open":true,"failures":3,"next_probe":"2026-11-21T10:00:00Z"}}`)
 
 	s = newServer(t)
 	s.do("GET", "/v1/notifications").is(200).json(`{` + nothing + `}`)

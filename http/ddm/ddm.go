@@ -102,7 +102,7 @@ func (h handler) device(next func(http.ResponseWriter, *request) error) edge.Han
 		event.Set("enrollment_id", id)
 		ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
 		defer cancel()
-		enrollment, vector, err := h.Store.Enrollment(ctx, id)
+		enrollment, vector, err := h.Store.DeviceEnrollment(ctx, id)
 		if err != nil {
 			return err
 		}

@@ -251,11 +251,11 @@ func (s *countingStore) failed(count *atomic.Int64) error {
 	return nil
 }
 
-func (s *countingStore) Enrollment(ctx context.Context, id string) (*storage.Enrollment, storage.Vector, error) {
+func (s *countingStore) DeviceEnrollment(ctx context.Context, id string) (*storage.Enrollment, storage.Vector, error) {
 	if err := s.failed(&s.queries); err != nil {
 		return nil, nil, err
 	}
-	return s.Store.Enrollment(ctx, id)
+	return s.Store.DeviceEnrollment(ctx, id)
 }
 
 func (s *countingStore) VectorContents(

@@ -61,18 +61,24 @@ type Store struct {
 	options Options
 	turns   turns
 
-	enrollment *sql.Stmt // the statement of Enrollment, prepared
+	device *sql.Stmt // the statement of DeviceEnrollment, prepared
+	// inBackground has an element for each transaction that nobody waits for, where any number of connections may write.
+	inBackground chan struct{}
 }
 
 var _ storage.Store = (*Store)(nil)
 
+// maxInBackground keeps the transactions that nobody waits for from taking the database from those that somebody waits for.
+const maxInBackground = 2
+
 // New returns a store over a database with Decree's schema. It owns both handles from then on, also when it fails;
 // they may be one.
 func New(ctx context.Context, read, write *sql.DB, dialect *Dialect, options Options) (*Store, error) {
-	s := &Store{read: read, write: write, dialect: dialect, options: options.withDefaults()}
+	s := &Store{read: read, write: write, dialect: dialect, options: options.withDefaults(),
+		inBackground: make(chan struct{}, maxInBackground)}
 	if s.options.Clock == nil {
 		var err error
-		if s.enrollment, err = read.PrepareContext(ctx, s.enrollmentQuery()); err != nil {
+		if s.device, err = read.PrepareContext(ctx, s.deviceQuery()); err != nil {
 			return nil, errors.Join(fmt.Errorf("preparing: %w", err), s.Close())
 		}
 	}
@@ -87,8 +93,8 @@ func (s *Store) Ping(ctx context.Context) error {
 // Close implements storage.Store.
 func (s *Store) Close() error {
 	var errs []error
-	if s.enrollment != nil {
-		errs = append(errs, s.enrollment.Close())
+	if s.device != nil {
+		errs = append(errs, s.device.Close())
 	}
 	errs = append(errs, s.read.Close())
 	if s.write != s.read {

@@ -64,6 +64,13 @@ func (s *Store) tryTx(ctx context.Context, u urgency, fn func(*tx) error) (err e
 			return err
 		}
 		defer s.turns.release()
+	} else if u == background {
+		select {
+		case s.inBackground <- struct{}{}:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		defer func() { <-s.inBackground }()
 	}
 	raw, err := s.write.BeginTx(ctx, nil)
 	if err != nil {

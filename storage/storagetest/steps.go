@@ -113,11 +113,22 @@ func (w *world) unassign(enrollment, set string) (changed bool) {
 	return changed
 }
 
+// enrollment reads an enrollment, and checks that what is read for a device's request says the same, as far as it goes.
 func (w *world) enrollment(id string) *storage.Enrollment {
 	w.Helper()
-	enrollment, _, err := w.store.Enrollment(w.ctx, id)
+	e, vector, err := w.store.Enrollment(w.ctx, id)
 	require.NoError(w, err)
-	return enrollment
+	device, deviceVector, err := w.store.DeviceEnrollment(w.ctx, id)
+	require.NoError(w, err)
+	require.Equal(w, vector, deviceVector)
+	device.Now = e.Now // it may be the database's clock, which goes on
+	require.Equal(w, &storage.Enrollment{
+		ID: e.ID, Known: e.Known, Type: e.Type, ParentID: e.ParentID, Epoch: e.Epoch, LastSeen: e.LastSeen, LeftAt: e.LeftAt,
+		NotifySeq: e.NotifySeq, CommandSentAt: e.CommandSentAt, CommandAcknowledgedAt: e.CommandAcknowledgedAt,
+		AskedToken: e.AskedToken, AskedAt: e.AskedAt, FetchedToken: e.FetchedToken, FetchedAt: e.FetchedAt,
+		SyncedToken: e.SyncedToken, SyncedAt: e.SyncedAt, Now: e.Now,
+	}, device)
+	return e
 }
 
 func (w *world) vector(id string) storage.Vector {
