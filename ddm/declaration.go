@@ -19,6 +19,7 @@ const (
 	keyPayload     = "Payload"
 
 	keyStandardConfigurations = "StandardConfigurations"
+	keyPredicate              = "Predicate"
 )
 
 // Declaration is one piece of what a device should look like.
@@ -180,8 +181,9 @@ func (r *declarationReader) warnings() []string {
 }
 
 // standardConfigurations returns the identifiers in the payload of an
-// activation, in the order given, and notes what is wrong with them. The
-// payload has been scanned before. Apple: declarations/activations/simple.yaml.
+// activation, in the order given, and notes what is wrong with them and with its
+// predicate. The payload has been scanned before. Apple:
+// declarations/activations/simple.yaml.
 func standardConfigurations(payload []byte, problems *problemList) []string {
 	const field = keyPayload + "." + keyStandardConfigurations
 	var identifiers []string
@@ -204,7 +206,11 @@ func standardConfigurations(payload []byte, problems *problemList) []string {
 		return nil
 	}
 	err := s.object(func(key []byte) error {
-		if decodeString(key) != keyStandardConfigurations {
+		switch decodeString(key) {
+		case keyPredicate:
+			return predicate(s, problems)
+		case keyStandardConfigurations:
+		default:
 			return s.skip()
 		}
 		if s.peek() != '[' {
@@ -217,6 +223,22 @@ func standardConfigurations(payload []byte, problems *problemList) []string {
 		problems.addError(err)
 	}
 	return identifiers
+}
+
+// predicate notes what is wrong with the predicate of an activation, at which the
+// scanner is.
+func predicate(s *scanner, problems *problemList) error {
+	const field = keyPayload + "." + keyPredicate
+	text, err := s.raw()
+	switch {
+	case err != nil:
+		return err
+	case text[0] != '"':
+		problems.add(field, "must be a string, not %s", kindOf(text[0]))
+	default:
+		problems.addProblem(validatePredicate(field, decodeString(text)))
+	}
+	return nil
 }
 
 // References returns the identifiers of the declarations that this one refers
