@@ -57,7 +57,11 @@ func (s *sender) enqueue(ctx context.Context, b *batch) []storage.Outcome {
 		return s.down(ctx, log, b, err, err.Error())
 	}
 	if s.late() {
-		return givenBack([]*batch{b})
+		// They are spread, so that the one that is the cause soon is among others.
+		return []storage.Outcome{{
+			Kind: storage.OutcomeUndone, IDs: b.ids(), DesiredToken: b.token, Error: truncate(refused.Text),
+			After: s.schedule.retry / 2, Spread: s.schedule.retry,
+		}}
 	}
 	if err := s.working(ctx, len(b.members)); err != nil {
 		if ctx.Err() != nil {

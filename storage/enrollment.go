@@ -112,7 +112,7 @@ type DeviceUpdate struct {
 	LostSync bool
 	// Acknowledged says that the last command, if it is not acknowledged yet, was.
 	Acknowledged bool
-	// Back says that the enrollment has not left, as was believed.
+	// Back says that the enrollment has not left, as was believed. It is marked.
 	Back bool
 	// Create makes the enrollment's row if it has none.
 	Create bool

@@ -38,11 +38,14 @@ func errorText(rawPayload json.RawMessage) string {
 	return strings.ToValidUTF8(strings.Join(parts, "; "), "\ufffd")
 }
 
-// ofUser reports whether a message of a device is of one of its user channels.
+// ofUser reports whether a message of a device may be of one of its user channels: it says so, or it cannot be read.
 // Source: NanoMDM's package mdm, Enrollment.
 func ofUser(rawPayload json.RawMessage) bool {
+	if text := strings.TrimSpace(string(rawPayload)); text == "" || text == `""` || text == "null" {
+		return false
+	}
 	var message struct{ UserID, EnrollmentUserID string }
-	return decode(rawPayload, &message) && (message.UserID != "" || message.EnrollmentUserID != "")
+	return !decode(rawPayload, &message) || message.UserID != "" || message.EnrollmentUserID != ""
 }
 
 // decode reads a property list in base64 in JSON, and reports whether it could.

@@ -151,9 +151,10 @@ func TestMicroMDM(t *testing.T) {
 		}
 		w.taken(event("mdm.Connect", `"status":"Error","command_uuid":"command",`+of))
 	}
+	w.taken(event("mdm.CheckOut", `"raw_payload":"x"`)) // and this may be a user's
 	require.Equal(t, before, w.enrollments(""))
 
-	w.taken(event("mdm.CheckOut", `"raw_payload":"x"`))
+	w.taken(event("mdm.CheckOut", `"raw_payload":""`))
 	require.NotZero(t, w.enrollment("UDID").LeftAt)
 	w.taken(`{"topic":"mdm.Authenticate","checkin_event":{"udid":"","enrollment_id":"own"}}`)
 	require.True(t, w.enrollment("own").Known)

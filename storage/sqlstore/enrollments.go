@@ -217,7 +217,11 @@ func (t *tx) updateDevice(u storage.DeviceUpdate) error {
 	if u.FetchedToken != "" {
 		add(`fetched_token = ?, fetched_at = `+t.now+`, asked_token = NULL, asked_at = NULL`, u.FetchedToken)
 	}
-	_, err := t.exec(`UPDATE enrollments SET `+set+` WHERE id = ? AND enroll_epoch = ?`,
+	written, err := t.exec(`UPDATE enrollments SET `+set+` WHERE id = ? AND enroll_epoch = ?`,
 		append(values, u.ID, u.Epoch)...)
-	return err
+	if err != nil || written == 0 || !u.Back {
+		return err
+	}
+	// Nothing was due for it while it was gone, and a notifier may be about to say so again.
+	return t.mark([]string{u.ID}, mark{at: t.now})
 }

@@ -225,7 +225,9 @@ func (t *tx) voidChannels(event storage.Event) error {
 		if err := t.void(id, event.At); err != nil {
 			return err
 		}
-		if _, err := t.exec(`UPDATE enrollments SET authenticated_at = ? WHERE id = ?`, event.At.UnixMicro(), id); err != nil {
+		if _, err := t.exec(`UPDATE enrollments SET authenticated_at = ?,
+			left_at = CASE WHEN left_at < ? THEN NULL ELSE left_at END WHERE id = ?`,
+			event.At.UnixMicro(), event.At.UnixMicro(), id); err != nil {
 			return err
 		}
 	}

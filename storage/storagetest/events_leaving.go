@@ -172,8 +172,22 @@ func markOfWhoHasLeft(w *world) {
 	}
 	w.clock.Advance(time.Second)
 	w.apply(w.checkedOut(0))
-	w.update(storage.DeviceUpdate{ID: "e", Epoch: w.enrollment("e").Epoch, Back: true})
+	w.clock.Advance(time.Minute)
+	e := w.enrollment("e")
+	w.update(storage.DeviceUpdate{ID: "e", Epoch: e.Epoch, NotifySeq: e.NotifySeq, Back: true})
 	require.Zero(w, w.enrollment("e").LeftAt)
+	require.Equal(w, []string{"e"}, w.claim(lease), "nothing was due for it while it was gone")
+
+	// It comes back while a notifier finds that it has left.
+	w.clock.Advance(time.Second)
+	w.apply(w.checkedOut(0))
+	w.assign("e", "another")
+	w.clock.Advance(time.Minute)
+	require.NotZero(w, w.claimed(lease, 1)[0].Enrollment.LeftAt)
+	e = w.enrollment("e")
+	w.update(storage.DeviceUpdate{ID: "e", Epoch: e.Epoch, NotifySeq: e.NotifySeq, Back: true})
+	w.finalise(lease, storage.Outcome{Kind: storage.OutcomeHeld, IDs: []string{"e"}, DesiredToken: "t"})
+	require.Equal(w, []string{"e"}, w.claim(lease))
 }
 
 // result is what a device answered to a command.
