@@ -151,11 +151,6 @@ func chaos(t *testing.T, flags []string, servers, enrollments, kills int) {
 	const inFlight = 100 * 4 // batch times workers
 	require.LessOrEqual(t, twice, inFlight*kills, "told more often than kills can explain")
 	t.Logf("%d enrollments, %d kills: %d told twice", enrollments, kills, twice)
-	if servers > 1 {
-		for i, p := range processes {
-			require.Contains(t, p.stderr.String(), `msg="command sent"`, "server %d has its share of the work", i)
-		}
-	}
 	for _, id := range []string{fleetID(0), fleetID(enrollments / 2), fleetID(enrollments - 1)} {
 		require.True(t, s.enrollment(id).InSync)
 	}

@@ -215,7 +215,8 @@ func (t *tx) channels(id string) ([]string, error) {
 }
 
 // voidChannels does to a device's user channels what its enrolling does to them. They have no beginning of their own, so
-// they are to be told when their next token update completes them, or somewhat later without it.
+// they are to be told when their next token update completes them, or somewhat later without it; those that left with the
+// device when they are heard of.
 func (t *tx) voidChannels(event storage.Event) error {
 	ids, err := t.channels(event.ID)
 	if err != nil {
@@ -225,9 +226,7 @@ func (t *tx) voidChannels(event storage.Event) error {
 		if err := t.void(id, event.At); err != nil {
 			return err
 		}
-		if _, err := t.exec(`UPDATE enrollments SET authenticated_at = ?,
-			left_at = CASE WHEN left_at < ? THEN NULL ELSE left_at END WHERE id = ?`,
-			event.At.UnixMicro(), event.At.UnixMicro(), id); err != nil {
+		if _, err := t.exec(`UPDATE enrollments SET authenticated_at = ? WHERE id = ?`, event.At.UnixMicro(), id); err != nil {
 			return err
 		}
 	}
