@@ -68,6 +68,14 @@ func (c *notifyConfig) validate() error {
 func (c *config) flagSet(output io.Writer) *flag.FlagSet {
 	flags := flag.NewFlagSet("decree", flag.ContinueOnError)
 	flags.SetOutput(output)
+	flags.Usage = func() {
+		fmt.Fprint(output, "Usage: decree -api KEY [flags]\n       decree COMMAND [flags]\n\nCommands:\n")
+		for _, command := range commands {
+			fmt.Fprintf(output, "  %-8s %s\n", command.name, command.summary)
+		}
+		fmt.Fprint(output, "\nFlags of the server:\n")
+		flags.PrintDefaults()
+	}
 	flags.StringVar(&c.listen, "listen", ":9002", "HTTP listen address")
 	flags.StringVar(&c.apiKey, "api", "", "API key, the password of every request to /v1 (required)")
 	flags.StringVar(&c.enqueueURL, "enqueue", "",

@@ -3,6 +3,10 @@
 // Usage:
 //
 //	decree -api KEY [flags]
+//	decree COMMAND [flags]
+//
+// Without a command it is the server. The commands are listed by decree -help, and tell of their flags with
+// decree COMMAND -help.
 //
 // It listens on -listen for three kinds of clients: admins and their scripts (the REST API under /v1, with the API key),
 // the MDM server that forwards devices (NanoMDM's -dm), and whoever asks for /version. What devices should have, what
@@ -21,6 +25,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 )
 
@@ -41,8 +46,32 @@ func main() {
 	}
 }
 
+// command is what decree does besides serving.
+type command struct {
+	name, summary string
+	run           func(ctx context.Context, args, environ []string, stdout, stderr io.Writer) error
+}
+
+// commands are listed in the order of the help.
+var commands = []command{
+	{"health", "ask a running server whether it works", runHealth},
+}
+
 // run is the program: it returns when the context ends, or with what kept it from working.
 func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) error {
+	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
+		for _, command := range commands {
+			if command.name == args[0] {
+				return command.run(ctx, args[1:], environ, stdout, stderr)
+			}
+		}
+		return fmt.Errorf("there is no command %q: see decree -help", args[0])
+	}
+	return serve(ctx, args, environ, stdout, stderr)
+}
+
+// serve is the server.
+func serve(ctx context.Context, args, environ []string, stdout, stderr io.Writer) error {
 	config, err := parseConfig(args, environ, stderr)
 	if err != nil {
 		return err
