@@ -8,7 +8,7 @@ import (
 // EnrollmentFilter selects enrollments. Zero values select all.
 type EnrollmentFilter struct {
 	InSync  *bool
-	Failing *bool // the last attempts to tell it failed
+	Failing *bool // the last attempts to tell or wake it failed
 	Left    *bool
 	Set     string
 	Type    string
@@ -23,7 +23,7 @@ type QueueNumbers struct {
 	Due, Leased int
 	// Waiting are to be looked at later: told and not in sync yet, or failed.
 	Waiting int
-	// Failing counts those whose last attempts failed, and FailingBy the most frequent of their errors.
+	// Failing counts those whom the last attempts to tell or wake failed, and FailingBy the most frequent of their errors.
 	Failing   int
 	FailingBy []ErrorCount
 	// OldestDue is since when the one that waits longest is due; zero when none is.

@@ -90,7 +90,7 @@ type Notifications interface {
 	// under the lease is left alone. When an enrollment was marked since it was claimed, it stays due.
 	Finalise(ctx context.Context, lease Lease, outcomes []Outcome) error
 
-	// Collect deletes what nobody can ask for any more: versions of declarations that were replaced, and manifests that
-	// were last served, longer ago than age. At most limit rows of each; it reports whether there may be more.
+	// Collect deletes what nobody can ask for any more: versions of declarations that were replaced, manifests that were last
+	// served, and results of commands that turned out not to be ours, longer ago than age. At most limit rows of each; it reports whether there may be more.
 	Collect(ctx context.Context, age time.Duration, limit int) (more bool, err error)
 }

@@ -31,6 +31,16 @@ CREATE TABLE declaration_versions (
     KEY declaration_versions_replaced (replaced_at)
 ) ENGINE InnoDB COLLATE utf8mb4_bin;
 
+CREATE TABLE early_results (
+    enrollment_id varbinary(255) NOT NULL,
+    command_uuid varbinary(64) NOT NULL,
+    outcome varbinary(64) NOT NULL,
+    error text COLLATE utf8mb4_bin,
+    received_at bigint NOT NULL,
+    PRIMARY KEY (enrollment_id, command_uuid),
+    KEY early_results_received (received_at)
+) ENGINE InnoDB COLLATE utf8mb4_bin;
+
 CREATE TABLE enrollments (
     id varbinary(255) NOT NULL,
     type varbinary(64) NOT NULL DEFAULT '',
@@ -65,6 +75,7 @@ CREATE TABLE enrollments (
     sends int NOT NULL DEFAULT 0,
     pushed_at bigint,
     push_failures int NOT NULL DEFAULT 0,
+    failures int VIRTUAL GENERATED,
     desired_token varbinary(255),
     asked_token varbinary(255),
     asked_at bigint,
@@ -75,7 +86,7 @@ CREATE TABLE enrollments (
     out_of_sync tinyint NOT NULL DEFAULT 0,
     sync_changed_at bigint,
     PRIMARY KEY (id),
-    KEY enrollments_failing (attempts),
+    KEY enrollments_failing (failures),
     KEY enrollments_parent (parent_id),
     KEY enrollments_queue (priority, notify_at),
     KEY enrollments_sync (out_of_sync, id)

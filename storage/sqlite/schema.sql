@@ -28,6 +28,15 @@ CREATE TABLE declarations (
     changed_at              INTEGER NOT NULL,
     PRIMARY KEY (identifier)
 ) WITHOUT ROWID;
+CREATE TABLE early_results (
+    enrollment_id           TEXT    NOT NULL,
+    command_uuid            TEXT    NOT NULL,
+    outcome                 TEXT    NOT NULL,
+    error                   TEXT    NULL,
+    received_at             INTEGER NOT NULL,
+    PRIMARY KEY (enrollment_id, command_uuid)
+) WITHOUT ROWID;
+CREATE INDEX early_results_received ON early_results (received_at);
 CREATE TABLE enrollment_sets (
     enrollment_id           TEXT    NOT NULL,
     set_name                TEXT    NOT NULL,
@@ -68,6 +77,7 @@ CREATE TABLE enrollments (
     sends                   INTEGER NOT NULL DEFAULT 0,
     pushed_at               INTEGER NULL,
     push_failures           INTEGER NOT NULL DEFAULT 0,
+    failures                INTEGER NOT NULL GENERATED ALWAYS AS (attempts + push_failures) VIRTUAL,
     desired_token           TEXT    NULL,
     asked_token             TEXT    NULL,
     asked_at                INTEGER NULL,
@@ -79,7 +89,7 @@ CREATE TABLE enrollments (
     sync_changed_at         INTEGER NULL,
     PRIMARY KEY (id)
 ) WITHOUT ROWID;
-CREATE INDEX enrollments_failing ON enrollments (attempts) WHERE attempts > 0;
+CREATE INDEX enrollments_failing ON enrollments (failures) WHERE failures > 0;
 CREATE INDEX enrollments_parent ON enrollments (parent_id);
 CREATE INDEX enrollments_queue ON enrollments (priority, notify_at) WHERE notify_at IS NOT NULL;
 CREATE INDEX enrollments_sync ON enrollments (out_of_sync, id);

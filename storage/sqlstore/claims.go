@@ -135,7 +135,7 @@ func (t *tx) finalise(lease storage.Lease, outcome storage.Outcome, ids []string
 		still := `(synced_token = ? OR synced_token IS NULL AND fetched_token IS NULL)`
 		unlessMarked("held", `CASE WHEN `+still+` THEN 0 ELSE held END`, outcome.DesiredToken)
 		unlessMarked("notify_at", `CASE WHEN `+still+` THEN NULL ELSE notify_at END`, outcome.DesiredToken)
-		add(`attempts = 0, last_error = NULL`)
+		add(`attempts = 0, push_failures = 0, last_error = NULL`)
 		add(t.syncState(`CASE WHEN `+still+` THEN 0 ELSE 1 END`), outcome.DesiredToken, outcome.DesiredToken)
 	case storage.OutcomeSynced:
 		// Unless the device was served another manifest since.
@@ -144,7 +144,7 @@ func (t *tx) finalise(lease storage.Lease, outcome storage.Outcome, ids []string
 			outcome.DesiredToken, outcome.DesiredToken, outcome.DesiredToken)
 		unlessMarked("held", "CASE WHEN asked_token = ? THEN 0 ELSE held END", outcome.DesiredToken)
 		unlessMarked("notify_at", "CASE WHEN asked_token = ? THEN NULL ELSE notify_at END", outcome.DesiredToken)
-		add(`attempts = 0, last_error = NULL, `+t.syncState(`CASE WHEN asked_token = ? THEN 0 ELSE out_of_sync END`),
+		add(`attempts = 0, push_failures = 0, last_error = NULL, `+t.syncState(`CASE WHEN asked_token = ? THEN 0 ELSE out_of_sync END`),
 			outcome.DesiredToken, outcome.DesiredToken)
 	case storage.OutcomeHeld:
 		unlessMarked("notify_at", "NULL")
@@ -182,7 +182,10 @@ func (t *tx) finalise(lease storage.Lease, outcome storage.Outcome, ids []string
 	add(`lease_id = NULL, lease_seq = NULL, lease_until = NULL`)
 	_, err := t.exec(`UPDATE enrollments SET `+set+` WHERE lease_id = ? AND id IN `+list(len(ids)),
 		args(append(values, lease.ID), ids)...)
-	return err
+	if err != nil || outcome.Kind != storage.OutcomeSent {
+		return err
+	}
+	return t.takeEarlyResults(outcome.CommandUUID, ids)
 }
 
 // maxErrorOctets is how much of an error's text is kept.

@@ -102,7 +102,21 @@ func (s *Store) Collect(ctx context.Context, age time.Duration, limit int) (more
 	if err != nil {
 		return false, fmt.Errorf("looking for old manifests: %w", err)
 	}
-	if len(versions) == 0 && len(manifests) == 0 {
+	type early struct{ commandUUID, enrollmentID string }
+	var results []early
+	err = queryRows(ctx, s.read, func(rows *sql.Rows) error {
+		var r early
+		if err := rows.Scan(&r.commandUUID, &r.enrollmentID); err != nil {
+			return err
+		}
+		results = append(results, r)
+		return nil
+	}, `SELECT command_uuid, enrollment_id FROM early_results WHERE received_at < `+old+`
+		ORDER BY received_at LIMIT ?`, limit)
+	if err != nil {
+		return false, fmt.Errorf("looking for old results of commands: %w", err)
+	}
+	if len(versions) == 0 && len(manifests) == 0 && len(results) == 0 {
 		return false, nil
 	}
 	err = s.inTx(ctx, background, "collecting", func(t *tx) error {
@@ -118,7 +132,13 @@ func (s *Store) Collect(ctx context.Context, age time.Duration, limit int) (more
 				return err
 			}
 		}
+		for _, r := range results {
+			if _, err := t.exec(`DELETE FROM early_results WHERE enrollment_id = ? AND command_uuid = ?`,
+				r.enrollmentID, r.commandUUID); err != nil {
+				return err
+			}
+		}
 		return nil
 	})
-	return err == nil && (len(versions) == limit || len(manifests) == limit), err
+	return err == nil && max(len(versions), len(manifests), len(results)) == limit, err
 }

@@ -152,6 +152,9 @@ func (t *tx) syncState(outOfSync string) string {
 			THEN sync_changed_at ELSE ` + t.now + ` END, out_of_sync = ` + outOfSync
 }
 
+// awake are the assignments for a device that is heard of: that it could not be woken is over.
+const awake = `push_failures = 0, last_error = CASE WHEN attempts = 0 THEN NULL ELSE last_error END`
+
 // updateDevice writes one row. Assignments that read a column stand before those that write it.
 func (t *tx) updateDevice(u storage.DeviceUpdate) error {
 	set := `last_seen = ` + t.now
@@ -195,6 +198,9 @@ func (t *tx) updateDevice(u storage.DeviceUpdate) error {
 	if u.Acknowledged {
 		add(`command_acknowledged_at = CASE WHEN command_acknowledged_at IS NULL AND command_sent_at IS NOT NULL
 			THEN ` + t.now + ` ELSE command_acknowledged_at END`)
+		if u.Check != storage.CheckClear {
+			add(awake)
+		}
 	}
 	undisturbed, guard := `notify_seq = ? AND force_seq <= sent_seq`, []any{u.NotifySeq}
 	switch u.Check {
@@ -203,7 +209,7 @@ func (t *tx) updateDevice(u storage.DeviceUpdate) error {
 		add(`held = CASE WHEN `+undisturbed+` THEN 0 ELSE held END`, guard...)
 		add(`priority = CASE WHEN `+undisturbed+` THEN 0 ELSE priority END`, guard...)
 		add(`notify_at = CASE WHEN `+undisturbed+` THEN NULL ELSE notify_at END`, guard...)
-		add(`attempts = 0, last_error = NULL`)
+		add(`attempts = 0, push_failures = 0, last_error = NULL`)
 	case storage.CheckPostpone:
 		later := t.later(u.CheckAfter.Microseconds())
 		otherwise := `notify_at`

@@ -18,11 +18,8 @@ type lifeRow struct {
 	now                                 time.Time
 	authenticatedAt, enrolledAt, leftAt time.Time
 	// tally came with the token update of tallyAt.
-	tally          int
-	tallyAt        time.Time
-	commandUUID    string
-	commandOutcome string
-	webhookAt      time.Time
+	tally   int
+	tallyAt time.Time
 	// askedAt, fetchedAt, syncedAt and sentAt are what is known of the device's tokens, by the database's clock.
 	askedAt, fetchedAt, syncedAt, sentAt time.Time
 }
@@ -40,11 +37,10 @@ func until(at, end time.Time) bool { return !at.IsZero() && !at.After(end) }
 // readLife reads an enrollment's life.
 func readLife(ctx context.Context, q rowQueryer, now, id string) (row lifeRow, known bool, err error) {
 	err = q.QueryRowContext(ctx, `SELECT `+now+`, authenticated_at, enrolled_at, left_at, token_tally, token_updated_at,
-			command_uuid, command_outcome, webhook_at, asked_at, fetched_at, synced_at, command_sent_at
+			asked_at, fetched_at, synced_at, command_sent_at
 		FROM enrollments WHERE id = ?`, id).
 		Scan(instant{&row.now}, instant{&row.authenticatedAt}, instant{&row.enrolledAt}, instant{&row.leftAt},
-			&row.tally, instant{&row.tallyAt}, text{&row.commandUUID}, text{&row.commandOutcome}, instant{&row.webhookAt},
-			instant{&row.askedAt}, instant{&row.fetchedAt}, instant{&row.syncedAt}, instant{&row.sentAt})
+			&row.tally, instant{&row.tallyAt}, instant{&row.askedAt}, instant{&row.fetchedAt}, instant{&row.syncedAt}, instant{&row.sentAt})
 	if errors.Is(err, sql.ErrNoRows) {
 		return row, false, nil
 	}
@@ -269,45 +265,3 @@ func (t *tx) void(id string, until time.Time) error {
 	}
 	return nil
 }
-
-// webhookInterval is how often it is written that events come at all.
-const webhookInterval = time.Hour
-
-// applyCommand notes what a device made of the last command. There is one such event for each command of any kind, so
-// what does not concern the last one of ours costs a read.
-func (s *Store) applyCommand(ctx context.Context, event storage.Event) error {
-	if event.CommandUUID == "" {
-		return nil
-	}
-	row, known, err := readLife(ctx, s.read, s.now(), event.ID)
-	if err != nil || !known {
-		return err
-	}
-	ours := row.commandUUID == event.CommandUUID && row.commandOutcome != event.Status && !final(row.commandOutcome)
-	if !ours && row.now.Sub(row.webhookAt) < webhookInterval {
-		return nil
-	}
-	return s.inTx(ctx, foreground, "noting the result of a command", func(t *tx) error {
-		known, err := t.exists(`SELECT 1 FROM enrollments WHERE id = ?`+t.dialect.Lock, event.ID)
-		if err != nil || !known {
-			return err
-		}
-		row, _, err := readLife(t.ctx, t.raw, t.now, event.ID)
-		if err != nil {
-			return err
-		}
-		set, values := `webhook_at = `+t.now, []any{}
-		if row.commandUUID == event.CommandUUID && !final(row.commandOutcome) {
-			set += `, command_outcome = ?, command_error = ?`
-			values = append(values, event.Status, nullable(cutError(event.Error)))
-			if event.Status == "Acknowledged" {
-				set += `, command_acknowledged_at = COALESCE(command_acknowledged_at, ` + t.now + `)`
-			}
-		}
-		_, err = t.exec(`UPDATE enrollments SET `+set+` WHERE id = ?`, append(values, event.ID)...)
-		return err
-	})
-}
-
-// final reports whether a device says no more of a command: a NotNow that comes after is late.
-func final(outcome string) bool { return outcome != "" && outcome != "NotNow" }

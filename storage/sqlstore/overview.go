@@ -47,7 +47,7 @@ func (s *Store) walk(
 ) (func(after string, limit int) ([]string, error), error) {
 	if filter.Failing != nil && *filter.Failing {
 		// Mostly few fail. Their index is not in the order of ids, so that it serves when it is read whole.
-		failing, err := queryStrings(ctx, s.read, `SELECT id FROM enrollments WHERE attempts > 0 ORDER BY attempts LIMIT ?`,
+		failing, err := queryStrings(ctx, s.read, `SELECT id FROM enrollments WHERE failures > 0 ORDER BY failures LIMIT ?`,
 			s.options.MaxLooked)
 		if err != nil {
 			return nil, err
@@ -123,7 +123,7 @@ func conditions(filter storage.EnrollmentFilter) (where string, values []any) {
 		add(`e.out_of_sync = ?`, !*filter.InSync)
 	}
 	if filter.Failing != nil {
-		add(`(e.attempts > 0) = ?`, *filter.Failing)
+		add(`(e.failures > 0) = ?`, *filter.Failing)
 	}
 	if filter.Left != nil {
 		add(`(e.left_at IS NOT NULL) = ?`, *filter.Left)
@@ -186,7 +186,7 @@ func (s *Store) QueueNumbers(ctx context.Context) (storage.QueueNumbers, error) 
 
 // countFailing counts those whose last attempts failed.
 func (s *Store) countFailing(ctx context.Context, numbers *storage.QueueNumbers) error {
-	const failing = ` FROM (SELECT last_error FROM enrollments WHERE attempts > 0 ORDER BY attempts LIMIT ?) counted`
+	const failing = ` FROM (SELECT last_error FROM enrollments WHERE failures > 0 ORDER BY failures LIMIT ?) counted`
 	err := s.read.QueryRowContext(ctx, `SELECT COUNT(*)`+failing, s.options.MaxCounted).Scan(&numbers.Failing)
 	if err != nil {
 		return fmt.Errorf("counting failures: %w", err)
@@ -214,7 +214,7 @@ func (s *Store) DeleteEnrollment(ctx context.Context, id string) (changed bool, 
 			return err
 		}
 		for _, table := range []string{
-			"enrollment_sets", "status_declarations", "status_values", "status_errors", "status_reports",
+			"enrollment_sets", "early_results", "status_declarations", "status_values", "status_errors", "status_reports",
 		} {
 			if _, err := t.exec(`DELETE FROM `+table+` WHERE enrollment_id = ?`, id); err != nil {
 				return err

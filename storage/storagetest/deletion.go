@@ -63,6 +63,11 @@ func deleteEnrollment(w *world) {
 		w.assign(id, "s")
 		w.report(id, `{"StatusItems":{"n":1,"management":{"declarations":{"configurations":[
 			{"identifier":"d","server-token":"1","active":true,"valid":"valid"}]}}},"Errors":[{}]}`)
+		claimed := w.claim(lease)
+		early := result("u", "Acknowledged", "")
+		early.ID = id
+		w.apply(early)
+		w.finalise(lease, storage.Outcome{Kind: storage.OutcomePostponed, IDs: claimed})
 		for table, rows := range w.traces(id) {
 			require.Positive(w, rows, table)
 		}

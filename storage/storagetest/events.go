@@ -26,6 +26,7 @@ var eventTests = []test{
 	{"MarkOfWhoHasLeft", markOfWhoHasLeft},
 	{"CommandResults", commandResults},
 	{"CommandResultsOfOthers", commandResultsOfOthers},
+	{"CommandResultsBeforeTheAnswer", commandResultsBeforeTheAnswer},
 	{"EventsOfAnyForm", eventsOfAnyForm},
 }
 

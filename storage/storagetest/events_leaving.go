@@ -269,3 +269,47 @@ func commandResultsOfOthers(w *world) {
 		w.clock.Advance(time.Hour - 9*time.Minute)
 	}
 }
+
+// commandResultsBeforeTheAnswer checks what a device says of a command before it is known that it was sent.
+func commandResultsBeforeTheAnswer(w *world) {
+	for _, id := range []string{"e", "other", "slow"} {
+		w.assign(id, "base")
+	}
+	require.Len(w, w.claim(lease), 3)
+	w.apply(result("new", "NotNow", ""))
+	w.apply(result("new", "Error", "first"))
+	w.apply(result("new", "NotNow", "late"))
+	w.apply(result("another", "Acknowledged", ""))
+	require.Empty(w, w.enrollment("e").CommandOutcome, "it may be anybody's")
+	w.finalise(lease, storage.Outcome{
+		Kind: storage.OutcomeSent, IDs: []string{"e", "other"}, DesiredToken: "t", CommandUUID: "new", After: time.Hour,
+	})
+	e := w.enrollment("e")
+	require.Equal(w, "new", e.CommandUUID)
+	require.Equal(w, "Error", e.CommandOutcome)
+	require.Equal(w, "first", e.CommandError)
+	require.Zero(w, e.CommandAcknowledgedAt)
+	require.Empty(w, w.enrollment("other").CommandOutcome, "it is of one enrollment")
+
+	// A lease that was lost meanwhile: the row is another notifier's.
+	early := result("stale", "Acknowledged", "")
+	early.ID = "slow"
+	w.apply(early)
+	w.clock.Advance(time.Hour)
+	other := storage.Lease{ID: lease.ID + 1, Duration: lease.Duration}
+	w.claim(other)
+	w.finalise(lease, storage.Outcome{
+		Kind: storage.OutcomeSent, IDs: []string{"slow"}, DesiredToken: "t", CommandUUID: "stale", After: time.Hour,
+	})
+	require.Empty(w, w.enrollment("slow").CommandOutcome)
+	w.finalise(other, storage.Outcome{
+		Kind: storage.OutcomeSent, IDs: []string{"slow"}, DesiredToken: "t", CommandUUID: "newer", After: time.Hour,
+	})
+	require.Empty(w, w.enrollment("slow").CommandOutcome)
+
+	// What is nobody's is deleted some time later.
+	require.Equal(w, 1, w.count(`SELECT COUNT(*) FROM early_results`))
+	_, err := w.store.Collect(w.ctx, time.Minute, 100)
+	require.NoError(w, err)
+	require.Zero(w, w.count(`SELECT COUNT(*) FROM early_results`))
+}

@@ -134,7 +134,10 @@ func Exercise(ctx context.Context, t *testing.T, store storage.Store, clock *Clo
 	for _, kind := range kinds {
 		one := w.claimed(lease, 3)
 		require.NotEmpty(t, one)
-		w.finalise(lease, storage.Outcome{Kind: kind, IDs: ids(one), DesiredToken: "t", After: time.Hour, Spread: time.Hour})
+		early := result("early", "Acknowledged", "")
+		early.ID = one[0].Enrollment.ID
+		w.apply(early)
+		w.finalise(lease, storage.Outcome{Kind: kind, IDs: ids(one), CommandUUID: "early", DesiredToken: "t", After: time.Hour, Spread: time.Hour})
 	}
 	for _, check := range []storage.CheckChange{storage.CheckKeep, storage.CheckClear, storage.CheckPostpone} {
 		w.update(storage.DeviceUpdate{

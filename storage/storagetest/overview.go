@@ -251,8 +251,14 @@ func queueNumbers(w *world) {
 	fail := func(text string, ids ...string) storage.Outcome {
 		return storage.Outcome{Kind: storage.OutcomeFailed, IDs: ids, DesiredToken: "t", Error: text, After: time.Hour}
 	}
-	w.finalise(lease, fail("unknown id", "a"), fail("down", "b", "c"),
-		storage.Outcome{Kind: storage.OutcomeSent, IDs: []string{"d"}, DesiredToken: "t", After: time.Hour})
+	w.finalise(lease, fail("unknown id", "a"), fail("down", "b", "c"), storage.Outcome{
+		Kind: storage.OutcomeSent, IDs: []string{"d"}, DesiredToken: "t", Error: "not woken", After: time.Hour,
+	})
+	require.Equal(w, 4, w.numbers(w.store).Failing)
+	require.Contains(w, w.numbers(w.store).FailingBy, storage.ErrorCount{Error: "not woken", Count: 1})
+	// A device that comes by itself need not be woken.
+	w.update(storage.DeviceUpdate{ID: "d", Acknowledged: true})
+	require.Empty(w, w.enrollment("d").LastError)
 	// A change that waits in two ways is one.
 	w.put(configuration("d", "second"))
 	require.NotNil(w, w.advance(2))

@@ -80,6 +80,7 @@ CREATE TABLE IF NOT EXISTS enrollments (
     sends                   INT            NOT NULL DEFAULT 0,
     pushed_at               BIGINT         NULL,
     push_failures           INT            NOT NULL DEFAULT 0,
+    failures                INT            GENERATED ALWAYS AS (attempts + push_failures) VIRTUAL,
     desired_token           VARBINARY(255) NULL,
     asked_token             VARBINARY(255) NULL,
     asked_at                BIGINT         NULL,
@@ -93,7 +94,7 @@ CREATE TABLE IF NOT EXISTS enrollments (
     KEY enrollments_queue (priority, notify_at),
     KEY enrollments_parent (parent_id),
     KEY enrollments_sync (out_of_sync, id),
-    KEY enrollments_failing (attempts)
+    KEY enrollments_failing (failures)
 ) ENGINE = InnoDB DEFAULT CHARACTER SET = utf8mb4 COLLATE = utf8mb4_bin;
 
 CREATE TABLE IF NOT EXISTS enrollment_sets (
@@ -101,6 +102,16 @@ CREATE TABLE IF NOT EXISTS enrollment_sets (
     set_name      VARBINARY(255) NOT NULL,
     PRIMARY KEY (enrollment_id, set_name),
     KEY enrollment_sets_set (set_name, enrollment_id)
+) ENGINE = InnoDB DEFAULT CHARACTER SET = utf8mb4 COLLATE = utf8mb4_bin;
+
+CREATE TABLE IF NOT EXISTS early_results (
+    enrollment_id VARBINARY(255) NOT NULL,
+    command_uuid  VARBINARY(64)  NOT NULL,
+    outcome       VARBINARY(64)  NOT NULL,
+    error         TEXT           NULL,
+    received_at   BIGINT         NOT NULL,
+    PRIMARY KEY (enrollment_id, command_uuid),
+    KEY early_results_received (received_at)
 ) ENGINE = InnoDB DEFAULT CHARACTER SET = utf8mb4 COLLATE = utf8mb4_bin;
 
 CREATE TABLE IF NOT EXISTS manifests (
