@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# api-declaration-delete.sh IDENTIFIER — delete a declaration that no set and no other declaration uses.
+set -euo pipefail
+# shellcheck source=tools/client.sh
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/client.sh"
+
+arguments 1 1 "$@"
+change DELETE "declarations/$(encode "$1")"

@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# api-set-declarations-delete.sh SET IDENTIFIER — take a declaration out of a set.
+set -euo pipefail
+# shellcheck source=tools/client.sh
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/client.sh"
+
+arguments 2 2 "$@"
+change DELETE "set-declarations/$(encode "$1")?declaration=$(encode "$2")"

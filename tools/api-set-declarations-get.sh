@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# api-set-declarations-get.sh SET — list the declarations of a set.
+set -euo pipefail
+# shellcheck source=tools/client.sh
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/client.sh"
+
+arguments 1 1 "$@"
+get "set-declarations/$(encode "$1")"

@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# api-status-declaration-get.sh ENROLLMENT-ID[,ENROLLMENT-ID…] — print what devices made of their declarations.
+set -euo pipefail
+# shellcheck source=tools/client.sh
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/client.sh"
+
+arguments 1 1 "$@"
+get "declaration-status/$(encode "$1")"

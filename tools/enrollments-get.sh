@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# enrollments-get.sh [ENROLLMENT-ID | FILTER=VALUE…] — print one enrollment, or all those that fit the filters.
+#
+# Filters: in_sync=0, failing=1, state=enrolled or left, set=NAME, type=TYPE, seen_before=TIME, seen_after=TIME.
+# All pages are fetched, except with limit=N, which prints the first N at most.
+set -euo pipefail
+# shellcheck source=tools/client.sh
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/client.sh"
+
+arguments 0 20 "$@"
+if [ $# -eq 1 ] && [[ $1 != *=* ]]; then
+	get "enrollments/$(encode "$1")"
+	exit
+fi
+
+query='limit=1000'
+all=1
+for filter in "$@"; do
+	value=$(encode "${filter#*=}")
+	case $filter in
+	limit=*)
+		query=${query/limit=1000/limit=$value}
+		all=
+		;;
+	in_sync=* | failing=* | state=* | set=* | type=* | seen_before=* | seen_after=*)
+		query+="&${filter%%=*}=$value"
+		;;
+	*)
+		# The server takes no notice of parameters that it does not know: with a misspelt filter all would fit.
+		say "$filter is not a filter: see --help. An ENROLLMENT-ID stands alone"
+		exit "$misused"
+		;;
+	esac
+done
+
+need_key
+headers=$(mktemp)
+answer=$(mktemp)
+trap 'rm -f "$headers" "$answer"' EXIT
+before='['
+while [ -n "$query" ]; do
+	request GET "$api_url/enrollments?$query" --dump-header "$headers"
+	accepted
+	# A page is a list in one line: without its brackets it is a part of a longer one.
+	page=$(<"$answer")
+	page=${page#[}
+	page=${page%]}
+	if [ -n "$page" ]; then
+		printf '%s%s' "$before" "$page"
+		before=$',\n'
+	fi
+	# The link is that of the server, which a proxy may have at another path: what counts is its query.
+	query=
+	if [ -n "$all" ]; then
+		query=$(sed -n 's/^[Ll]ink: *<[^>?]*?\([^>]*\)>; *rel="next".*/\1/p' "$headers")
+	fi
+done
+if [ "$before" = '[' ]; then
+	printf '['
+fi
+echo ']'
