@@ -8,7 +8,7 @@ BENCHTIME ?= 1s
 RUN_FLAGS ?=
 
 .DEFAULT_GOAL := build
-.PHONY: build run test test-quick bench check fmt generate clean help
+.PHONY: build run test test-quick bench check fmt generate release image clean help
 
 build: ## build bin/decree, a static binary
 	CGO_ENABLED=0 go build -trimpath -ldflags "-X main.version=$(VERSION)" -o bin/ ./cmd/...
@@ -34,6 +34,12 @@ fmt: ## format the Go files
 
 generate: ## generate what is generated
 	go generate ./...
+
+release: ## build the archives for every platform, with checksums, in bin/release (VERSION, PLATFORMS)
+	@VERSION='$(VERSION)' tools/release.sh
+
+image: ## build the container image decree:VERSION from a binary that is built here (IMAGE_FLAGS: more for docker build)
+	@VERSION='$(VERSION)' tools/image.sh $(IMAGE_FLAGS)
 
 clean: ## delete what was built
 	rm -rf bin
