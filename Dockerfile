@@ -1,11 +1,10 @@
 # The image of Decree: the static binary, the certificates of authorities, and nothing else. The user is no root, and only
 # /data is written to, so that the rest can be read-only.
 #
-#   docker build --tag decree .     compiles here, in a Go image
-#   make image                      takes a binary that was compiled before, and pulls no image
-
-# Where the files of the image come from: "compiled", or "prebuilt" for bin/image, which tools/image.sh makes.
-ARG FILES=compiled
+#   docker build --tag decree .
+#
+# compiles it in a Go image. This takes BuildKit, which is docker's usual builder with the buildx plugin, or podman.
+# `make image` takes any builder and pulls no image: see docs/deploy/Dockerfile.
 
 FROM --platform=$BUILDPLATFORM golang:1.26 AS compiled
 WORKDIR /source
@@ -21,17 +20,12 @@ RUN mkdir -p /image/data /image/etc/ssl/certs /image/licenses \
 	&& CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -buildvcs=false \
 		-ldflags "-s -w -X main.version=$VERSION" -o /image/decree ./cmd/decree
 
-FROM scratch AS prebuilt
-COPY bin/image /image
-
-FROM ${FILES} AS files
-
 FROM scratch
-COPY --from=files /image/etc /etc
-COPY --from=files /image/licenses /licenses
-COPY --from=files /image/decree /decree
+COPY --from=compiled /image/etc /etc
+COPY --from=compiled /image/licenses /licenses
+COPY --from=compiled /image/decree /decree
 # A new volume gets its owner from here.
-COPY --from=files --chown=65532:65532 /image/data /data
+COPY --from=compiled --chown=65532:65532 /image/data /data
 USER 65532:65532
 WORKDIR /data
 VOLUME /data

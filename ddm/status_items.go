@@ -8,9 +8,12 @@ import (
 )
 
 const (
-	pathStatusItems  = ".StatusItems"
-	pathDeclarations = pathStatusItems + ".management.declarations"
-	pathErrors       = ".Errors"
+	// PathStatusItems is what the paths of status items begin with.
+	PathStatusItems = ".StatusItems"
+	// PathErrors is the path of the elements of a report's Errors.
+	PathErrors = ".Errors"
+
+	pathDeclarations = PathStatusItems + ".management.declarations"
 )
 
 // maxStatusValues bounds how many values, declarations and errors one report
@@ -43,7 +46,7 @@ func (r *statusReader) topLevel(key []byte) error {
 			r.problems.add("StatusItems", "must be an object, not %s", kindOf(r.peek()))
 			return r.skip()
 		}
-		r.itemPath = append(r.itemPath[:0], pathStatusItems...)
+		r.itemPath = append(r.itemPath[:0], PathStatusItems...)
 		return r.object(r.topLevelItem)
 	case "Errors":
 		if r.peek() != '[' {
@@ -56,7 +59,7 @@ func (r *statusReader) topLevel(key []byte) error {
 			if err != nil {
 				return err
 			}
-			r.reportErrors = append(r.reportErrors, StatusError{Path: pathErrors, Error: text})
+			r.reportErrors = append(r.reportErrors, StatusError{Path: PathErrors, Error: text})
 			return r.counted()
 		})
 	case "FullReport":
@@ -195,6 +198,17 @@ func (r *statusReader) keyedObject(element *StatusElement) (keyed bool, err erro
 		return nil
 	})
 	return keyed, err
+}
+
+// ElementKey returns the key by which an element of a list of status items is merged, given its JSON text, if it has one.
+func ElementKey(element []byte) (key string, keyed bool) {
+	s, err := newScanner(element)
+	if err != nil {
+		return "", false
+	}
+	var e StatusElement
+	keyed, err = (&statusReader{scanner: s}).keyedObject(&e)
+	return e.Key, keyed && err == nil
 }
 
 // rawMember passes a value and returns its text as given, white space included,

@@ -280,3 +280,20 @@ func BenchmarkParseStatusReport(b *testing.B) {
 		})
 	}
 }
+
+func TestElementKey(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("x", 300)
+	for element, key := range map[string]string{
+		`{"identifier":"a"}`: "a", `{ "b" : [1] , "identifier":"\u0061" }`: "a", `{"identifier":""}`: "",
+		`{"identifier":"` + long + `"}`: boundedName(long),
+	} {
+		got, keyed := ElementKey([]byte(element))
+		require.True(t, keyed, element)
+		require.Equal(t, key, got)
+	}
+	for _, element := range []string{``, `1`, `"identifier"`, `[]`, `{}`, `{"identifier":1}`, `{"identifier":null}`, `{`} {
+		_, keyed := ElementKey([]byte(element))
+		require.False(t, keyed, element)
+	}
+}

@@ -12,7 +12,7 @@ const (
 	firstProbe   = time.Second
 	longestProbe = time.Minute
 	// longestWait bounds what an MDM can ask for.
-	longestWait = 10 * time.Minute
+	longestWait = time.Hour
 )
 
 // breaker keeps an MDM that does not work from being asked by everybody: while it is open, one request at a time tries it,

@@ -36,6 +36,8 @@ func forced(e *storage.Enrollment) { e.Forced = true }
 
 func left(e *storage.Enrollment) { e.LeftAt = ago(minute) }
 
+func inSync(e *storage.Enrollment) { e.SyncedToken = "new" }
+
 func outcome(status string) func(*storage.Enrollment) {
 	return func(e *storage.Enrollment) { e.CommandOutcome = status }
 }
@@ -65,6 +67,22 @@ var redecisions = []struct {
 	{"seen: told often: a week", with(told("new", 7*day-1, 100), seen, pushed(6*hour, 0)), decision{action: push}},
 	{"seen: told often, and a week is over", with(told("new", 7*day, 100), seen), decision{action: send}},
 	{"seen: NotNow leaves it in the queue", with(told("new", 6*hour, 1), seen, outcome("NotNow")), decision{action: push}},
+
+	{"seen: it went on to another token, and the command is spent",
+		with(told("", hour, 1), seen, acknowledged, func(e *storage.Enrollment) { e.SyncedToken = "other" }),
+		decision{action: send, withData: true}},
+
+	// In sync, told all the same, and not woken.
+	{"in sync and not woken", with(told("new", minute, 1), seen, pushed(second, 1), inSync),
+		decision{outcome: storage.OutcomePostponed, after: second + second/2}},
+	{"in sync and not woken: the next push is due", with(told("new", minute, 1), seen, pushed(minute, 1), inSync),
+		decision{action: push}},
+	{"in sync and came by itself", with(told("new", minute, 1), seen, pushed(minute, 1), acknowledged, inSync),
+		decision{outcome: storage.OutcomeInSync}},
+	{"in sync, and another command's push failed", with(told("old", minute, 1), seen, pushed(minute, 1), inSync),
+		decision{outcome: storage.OutcomeInSync}},
+	{"left, and has what it should", with(told("new", minute, 1), inSync, left), decision{outcome: storage.OutcomeInSync}},
+	{"left, forced", with(told("new", minute, 1), forced, left), decision{outcome: storage.OutcomeHeld}},
 
 	// Elsewhere it may be lost.
 	{"not seen: the check is due", told("new", 6*hour, 1), decision{action: send}},

@@ -36,6 +36,8 @@ type Config struct {
 	// MDM is nil where no MDM is known: changes are followed as far as the queue, and wait there.
 	MDM    MDM
 	Logger *slog.Logger
+	// Observer may be nil.
+	Observer Observer
 	// Batch is how many enrollments are told with one request at most; 100.
 	Batch int
 	// Workers is how many requests are under way at once at most; 4.
@@ -105,6 +107,9 @@ func New(config Config) *Notifier {
 	}
 	if config.Check <= 0 {
 		config.Check = 6 * time.Hour
+	}
+	if config.Observer == nil {
+		config.Observer = nobody{}
 	}
 	limiter := rate.NewLimiter(rate.Inf, 0)
 	if config.Rate > 0 {
@@ -211,6 +216,7 @@ func (n *Notifier) fanOut(ctx context.Context) (more bool) {
 	if page.Done {
 		n.config.Logger.InfoContext(ctx, "fan-out done", "set", page.Set, "change_id", page.ChangeID, "reached", page.Reached)
 	}
+	n.config.Observer.Marked(page.Marked)
 	if page.Marked > 0 {
 		signal(n.wakeScan)
 	}
@@ -363,6 +369,7 @@ func (n *Notifier) plan(ctx context.Context, claimed []storage.Claimed) ([]stora
 
 // finalise writes outcomes, also when the notifier is being stopped: what was sent must not be sent again.
 func (n *Notifier) finalise(ctx context.Context, lease storage.Lease, outcomes []storage.Outcome) {
+	n.settled(outcomes)
 	for until := time.Now().Add(finaliseWithin); ; {
 		err := n.tryFinalise(ctx, lease, outcomes)
 		if err == nil {

@@ -119,10 +119,13 @@ func (s schedule) decide(e *storage.Enrollment, c *storage.Composition) decision
 		tell = decision{action: push}
 	}
 	switch {
-	case !e.LeftAt.IsZero():
+	case !e.LeftAt.IsZero() && !e.InSync(c.Token, c.Empty()):
 		return decision{outcome: storage.OutcomeHeld}
-	case e.Forced:
+	case e.LeftAt.IsZero() && e.Forced:
 		return tell
+	case e.LeftAt.IsZero() && s.unheard(e, c):
+		// It was told although in sync, and does not know.
+		return s.pushed(e)
 	case e.InSync(c.Token, c.Empty()):
 		return decision{outcome: storage.OutcomeInSync}
 	case heldAlready(e, c):
@@ -133,7 +136,7 @@ func (s schedule) decide(e *storage.Enrollment, c *storage.Composition) decision
 	// It was told, or is at work, so it is left alone for a while, however often it is marked.
 	var until time.Time
 	switch {
-	case tell.action == push, unwoken(e) && e.CommandToken == c.Token && e.Now.Before(s.resend(e)):
+	case tell.action == push:
 		// Whichever token the command in the queue was for: the device fetches what there is now.
 		tell.action = push
 		until = s.nextPush(e)
@@ -150,6 +153,19 @@ func (s schedule) decide(e *storage.Enrollment, c *storage.Composition) decision
 		return decision{outcome: storage.OutcomePostponed, after: wait}
 	}
 	return tell
+}
+
+// unheard reports whether the last command for a composition is in the MDM's queue, and the device could not be woken for it.
+func (s schedule) unheard(e *storage.Enrollment, c *storage.Composition) bool {
+	return unwoken(e) && e.CommandToken == c.Token && e.Now.Before(s.resend(e))
+}
+
+// pushed is the decision to wake a device as soon as that is due.
+func (s schedule) pushed(e *storage.Enrollment) decision {
+	if wait := s.nextPush(e).Sub(e.Now); wait > 0 {
+		return decision{outcome: storage.OutcomePostponed, after: wait}
+	}
+	return decision{action: push}
 }
 
 // heldAlready reports whether the device is found to hold a token that it was never served here. It was told of it, asked,

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/decree-ddm/decree/http/trace"
 	"github.com/decree-ddm/decree/storage"
 )
 
@@ -40,11 +41,10 @@ func (s *sender) enqueue(ctx context.Context, b *batch) []storage.Outcome {
 	if err != nil {
 		return []storage.Outcome{s.failure(b.members, b.token, "the command could not be made")}
 	}
-	start := time.Now()
-	results, err := s.request(ctx, func(ctx context.Context) (map[string]Result, error) {
+	log := s.config.Logger.With("command_uuid", command.UUID, "token", b.token)
+	results, log, err := s.request(ctx, log, requestEnqueue, func(ctx context.Context) (map[string]Result, error) {
 		return s.config.MDM.Enqueue(ctx, b.ids(), command)
 	})
-	log := s.config.Logger.With("command_uuid", command.UUID, "token", b.token, "duration", time.Since(start))
 	var refused *RefusedError
 	switch {
 	case err == nil:
@@ -101,7 +101,7 @@ func (s *sender) working(ctx context.Context, members int) error {
 
 // probe asks the MDM whether it works.
 func (s *sender) probe(ctx context.Context) error {
-	_, err := s.request(ctx, func(ctx context.Context) (map[string]Result, error) {
+	_, _, err := s.request(ctx, s.config.Logger, requestProbe, func(ctx context.Context) (map[string]Result, error) {
 		return nil, s.config.MDM.Probe(ctx)
 	})
 	if err == nil {
@@ -126,11 +126,10 @@ func (s *sender) down(ctx context.Context, log *slog.Logger, b *batch, err error
 
 // push has the members of a batch woken.
 func (s *sender) push(ctx context.Context, b *batch) []storage.Outcome {
-	start := time.Now()
-	results, err := s.request(ctx, func(ctx context.Context) (map[string]Result, error) {
+	log := s.config.Logger.With("token", b.token)
+	results, log, err := s.request(ctx, log, requestPush, func(ctx context.Context) (map[string]Result, error) {
 		return s.config.MDM.Push(ctx, b.ids())
 	})
-	log := s.config.Logger.With("token", b.token, "duration", time.Since(start))
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return givenBack([]*batch{b})
@@ -180,13 +179,18 @@ func (s *sender) unwoken(
 	}
 }
 
-// request bounds one request to the MDM.
+// request bounds one request to the MDM, and makes it a trace of its own: a batch is for many changes. The logger that it
+// returns knows the trace and how long it took.
 func (s *sender) request(
-	ctx context.Context, do func(context.Context) (map[string]Result, error),
-) (map[string]Result, error) {
-	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
+	ctx context.Context, log *slog.Logger, name string, do func(context.Context) (map[string]Result, error),
+) (map[string]Result, *slog.Logger, error) {
+	t, start := trace.New(), time.Now()
+	bounded, cancel := context.WithTimeout(trace.With(ctx, t), sendTimeout)
 	defer cancel()
-	return do(ctx)
+	results, err := do(bounded)
+	duration := time.Since(start)
+	s.asked(ctx, name, err, duration)
+	return results, log.With("trace_id", t.ID(), "duration", duration), err
 }
 
 // notAnswered is the error of an enrollment that the MDM said nothing of.

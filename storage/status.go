@@ -11,8 +11,9 @@ import (
 type ReceivedStatus struct {
 	Raw    []byte
 	Report *ddm.StatusReport
-	// Device is what the request tells about the device, written in the same transaction.
-	Device DeviceUpdate
+	// Device is what the request tells about the device, written in the same transaction unless it is NothingNew.
+	Device     DeviceUpdate
+	NothingNew bool
 }
 
 // DeclarationStatus is what a device last said of a declaration.

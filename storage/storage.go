@@ -79,12 +79,17 @@ type Store interface {
 	Declarations
 	Sets
 	EnrollmentSets
+	Importer
 	Enrollments
 	Compositions
 	Notifications
 	Statuses
 	Events
+	Happenings
 	Overview
+	Fleet
+	Summaries
+	Numbers
 
 	// Ping reports whether the database answers.
 	Ping(ctx context.Context) error

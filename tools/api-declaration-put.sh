@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # api-declaration-put.sh FILE — upload a declaration from a file, or with - from standard input.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # as in: sh tools/api-declaration-put.sh
 set -euo pipefail
 # shellcheck source=tools/client.sh
 source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/client.sh"

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # check.sh — everything that a change must pass besides the tests. All checks run, whichever fail.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # as in: sh tools/check.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

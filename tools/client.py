@@ -23,6 +23,10 @@ ENVIRONMENT = """Environment:
   API_USER      the user name to send with it (decree); Decree takes any
 """
 
+# Names have any letters, and a terminal or a log may not: that must not end a tool between two changes.
+if sys.stdout is not None:
+    sys.stdout.reconfigure(errors="backslashreplace")
+
 TIMEOUT_SECONDS = 60
 # What is not Decree, such as a proxy, can answer with a whole web page.
 LONGEST_MESSAGE = 1000

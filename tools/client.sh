@@ -3,6 +3,9 @@
 #
 # It keeps to bash 3.2, which is what a Mac has.
 
+# A bash that was started as sh would not read what is below.
+set +o posix
+
 # Exit codes.
 refused=1     # the server said no
 misused=2     # the tool was called wrongly

@@ -6,6 +6,7 @@
 
 import argparse
 import json
+import math
 import sys
 import uuid
 
@@ -51,10 +52,23 @@ def properties(arguments):
         if key in payload:
             arguments.parser.error(f"{key} is given twice")
         try:
-            payload[key] = json.loads(value)
-        except ValueError:
+            payload[key] = json.loads(value, parse_constant=no_number, parse_float=finite)
+        except (ValueError, RecursionError):
             payload[key] = value
     return payload
+
+
+def no_number(text):
+    """Refuses NaN and Infinity, which Python takes for JSON."""
+    raise ValueError(f"{text} is not JSON")
+
+
+def finite(text):
+    """Returns a number, unless it is too large for one."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is too large")
+    return number
 
 
 def subscription(arguments):

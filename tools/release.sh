@@ -5,6 +5,7 @@
 #   VERSION    the version; by default what git says
 #   PLATFORMS  which platforms; by default all that are released
 #   DIRECTORY  where to put the files
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # as in: sh tools/release.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 tools/require.sh zip
@@ -33,9 +34,10 @@ for platform in $platforms; do
 	mkdir -p "$files/tools"
 	CGO_ENABLED=0 GOOS=${platform%/*} GOARCH=${platform#*/} go build -trimpath -buildvcs=false \
 		-ldflags "-s -w -X main.version=$version" -o "$files/decree" ./cmd/decree
-	cp LICENSE docs/NOTICE README.md CHANGELOG.md CONTRIBUTING.md "$files"
+	cp LICENSE docs/NOTICE README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md "$files"
 	# By name: beside the examples may lie somebody's real secrets.
-	find docs -type f \( -name '*.md' -o -name '*.yaml' -o -name '*.service' -o -name '*.example' -o -name NOTICE \) | while IFS= read -r file; do
+	find docs -type f \( -name '*.md' -o -name '*.yaml' -o -name '*.service' -o -name '*.example' \
+		-o -name grafana.json -o -name Dockerfile -o -name NOTICE \) | while IFS= read -r file; do
 		mkdir -p "$files/${file%/*}"
 		cp "$file" "$files/$file"
 	done

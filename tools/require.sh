@@ -3,6 +3,7 @@
 #
 # root on a machine with apt-get gets the Debian packages of what is missing. "cc" stands for the C compiler that Go uses,
 # with the headers of the C library: the race detector needs it.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # as in: sh tools/require.sh
 set -euo pipefail
 
 present() {

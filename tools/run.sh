@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # run.sh [FLAGS…] — start bin/decree in the current directory, with an API key that is made once and kept, and show
 # commands to try. `make run` builds the server first.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # as in: sh tools/run.sh
 set -euo pipefail
 
 key_file=$PWD/.decree-api-key

@@ -43,6 +43,13 @@ def deadline(text):
         ) from None
 
 
+def earliest():
+    """Returns the earliest deadline that is not in the past for the person who runs this. Without that, a deadline that has
+    just passed where the devices are would be taken: a device's time can be up to 12 hours behind UTC."""
+    behind = datetime.timezone(datetime.timedelta(hours=-12))
+    return max(datetime.datetime.now(), datetime.datetime.now(behind).replace(tzinfo=None))
+
+
 def web_page(text):
     if not re.match(r"https?://[^/]", text):
         raise argparse.ArgumentTypeError(f"{text} is not the URL of a web page")
@@ -111,16 +118,18 @@ def main():
     )
     parser.add_argument("-p", "--predicate", help="what must hold for the activation to apply")
     parser.add_argument(
-        "--past", action="store_true", help="take a deadline in the past, which makes devices install and restart at once"
+        "--past", action="store_true", help="take a deadline that has passed by the clock of this machine, which makes devices of its time zone "
+        "install and restart at once"
     )
     parser.add_argument("--upload", action="store_true", help="upload the declarations instead of printing them")
     parser.add_argument("--set", metavar="NAME", help="upload them, and add them to this set")
     client.add_arguments(parser)
     arguments = parser.parse_args()
-    # A device's time can be up to 12 hours behind UTC.
-    behind = datetime.timezone(datetime.timedelta(hours=-12))
-    if not arguments.past and arguments.deadline < datetime.datetime.now(behind).replace(tzinfo=None):
-        parser.error("the deadline is in the past: devices would restart at once. Give --past if that is meant")
+    if not arguments.past and arguments.deadline < earliest():
+        parser.error(
+            f"the deadline is in the past: it is {datetime.datetime.now():%Y-%m-%dT%H:%M:%S} here. Devices whose clocks show "
+            "a later time than the deadline would restart at once. Give --past if that is meant"
+        )
     if arguments.set == "":
         parser.error("the name of the set is empty")
     made = declarations(arguments)

@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import re
+import signal
 import sys
 import urllib.parse
 
@@ -29,6 +30,10 @@ HELD = [("nonotify", 1)]
 # How many names, and how large a declaration, the server takes.
 MOST_NAMES = 10000
 MOST_BYTES = 4 << 20
+
+
+def no_number(text):
+    raise ValueError(f"{text} is not JSON")
 
 
 class Directory:
@@ -64,13 +69,15 @@ class Directory:
         if len(text) > MOST_BYTES:
             # The server refuses it before it has read it, and whoever is still sending then does not see the answer.
             raise ValueError(f"is larger than {MOST_BYTES} bytes, which is all that the server takes")
-        declaration = json.loads(text)
+        # Python takes more for JSON than the server does.
+        declaration = json.loads(text.decode(), parse_constant=no_number)
         if not isinstance(declaration, dict):
             raise ValueError("is not a JSON object, as a declaration is")
         for key in ("Identifier", "Type"):
-            if not isinstance(declaration.get(key), str):
+            if not isinstance(declaration.get(key), str) or not declaration[key]:
                 raise ValueError(f"is not a declaration: it has no {key}")
         identifier = declaration["Identifier"]
+        identifier.encode()  # raises what is caught where the file is read
         if identifier in self.declarations:
             raise ValueError(f"has the same Identifier as {self.declarations[identifier][1]}: {identifier}")
         parts = declaration["Type"].split(".")
@@ -98,32 +105,37 @@ class Sync:
 
     def __init__(self, server):
         self.server = server
-        self.changed_declarations = []
-        self.changed_sets = []
+        self.changed_declarations = {}  # only the keys count, which stay in their order
+        self.changed_sets = {}
         self.refusals = 0
 
-    def change(self, path, call, *arguments):
+    def change(self, path, changed, name, call, *arguments):
         """Makes one change. What is refused does not keep others from being made."""
+        before = name in changed
+        # Until the server has answered, nobody knows better: neither who is interrupted nor who gets no answer.
+        changed[name] = True
+        made = False
         try:
-            return call(*arguments, HELD)
+            made = call(*arguments, HELD)
         except client.Denied:
+            if not before:
+                del changed[name]
             raise
         except client.Refused as refusal:
             client.say(f"{path}: {refusal}")
             self.refusals += 1
-            return False
+        if not made and not before:
+            del changed[name]
+        return made
 
     def run(self, directory):
         for identifier, (_, path, text) in sorted(directory.declarations.items(), key=lambda item: (item[1][0], item[0])):
-            if self.change(path, self.server.put_declaration, text):
+            if self.change(path, self.changed_declarations, identifier, self.server.put_declaration, text):
                 print(f"declaration {identifier}: changed")
-                self.changed_declarations.append(identifier)
         for name, members in sorted(directory.sets.items()):
             for identifier, (method, path) in members.items():
-                if self.change(path, self.server.change_set, method, name, identifier):
+                if self.change(path, self.changed_sets, name, self.server.change_set, method, name, identifier):
                     print(f"set {name}: {'added' if method == 'PUT' else 'removed'} {identifier}")
-                    if name not in self.changed_sets:
-                        self.changed_sets.append(name)
 
     def notify(self, declarations, sets):
         """Has everybody told who has one of the declarations or sets."""
@@ -133,11 +145,23 @@ class Sync:
                 # A form has room for more than a query.
                 form = urllib.parse.urlencode(targets[begin : begin + MOST_NAMES]).encode()
                 self.server.change("POST", "notify", (), form, "application/x-www-form-urlencoded")
-        except (client.Refused, client.Unreachable):
+        except (client.Refused, client.Unreachable, SystemExit):
             client.say("devices have not been told of the changes: run this again with --notify")
             raise
         if targets:
             print("devices are told")
+
+
+def stop_in_order():
+    """Has signals end the program as an error does, so that devices are told of what has been changed. A second one ends
+    that too."""
+
+    def stop(number, _):
+        sys.exit(128 + number)  # no message yet: one may be half written
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, stop)
 
 
 def main():
@@ -162,6 +186,7 @@ def main():
         return client.fail("nothing was sent", client.MISUSED)
 
     sync = Sync(server)
+    stop_in_order()
     try:
         try:
             sync.run(directory)
@@ -171,6 +196,8 @@ def main():
                 sync.notify(directory.declarations, directory.sets)
             else:
                 sync.notify(sync.changed_declarations, sync.changed_sets)
+    except SystemExit as stopped:
+        return client.fail("stopped by a signal", stopped.code)
     except client.Refused as refusal:
         return client.fail(str(refusal), client.REFUSED)
     except client.Unreachable as error:

@@ -109,23 +109,28 @@ func (c *connection) do(request []byte) (int, error) {
 
 // load sends b.N requests over some connections, of the enrollments by turns.
 func load(b *testing.B, address string, requests [][]byte) {
+	loadWith(b, address, benchConnections, func() []byte { return requests[rand.IntN(len(requests))] })
+}
+
+// loadWith sends b.N requests over some connections; request makes one, for several of them at once.
+func loadWith(b *testing.B, address string, connections int, request func() []byte) {
 	var next atomic.Int64
 	var failed atomic.Pointer[error]
 	var group sync.WaitGroup
-	connections := make([]*connection, benchConnections)
-	for i := range connections {
+	dialled := make([]*connection, connections)
+	for i := range dialled {
 		c, err := dial(address)
 		require.NoError(b, err)
 		defer c.conn.Close()
-		connections[i] = c
-		_, err = c.do(requests[i%len(requests)])
+		dialled[i] = c
+		_, err = c.do(request())
 		require.NoError(b, err)
 	}
 	b.ResetTimer()
-	for _, c := range connections {
+	for _, c := range dialled {
 		group.Go(func() {
 			for next.Add(1) <= int64(b.N) {
-				if _, err := c.do(requests[rand.IntN(len(requests))]); err != nil {
+				if _, err := c.do(request()); err != nil {
 					failed.Store(&err)
 					return
 				}

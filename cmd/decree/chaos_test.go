@@ -143,7 +143,9 @@ func chaos(t *testing.T, flags []string, servers, enrollments, kills int) {
 		processes[victim].kill()
 		sent[victim] += processes[victim].sent()
 		processes[victim] = startBinary(t, flags...)
-		current.Store(processes[victim].server().url)
+		s = processes[victim].server()
+		current.Store(s.url)
+		s.check()
 	}
 	recovered.Store(true)
 	s = processes[(kills-1)%servers].server()
@@ -174,6 +176,7 @@ func chaos(t *testing.T, flags []string, servers, enrollments, kills int) {
 	for _, id := range []string{fleetID(0), fleetID(enrollments / 2), fleetID(enrollments - 1)} {
 		require.True(t, s.enrollment(id).InSync)
 	}
+	s.check()
 }
 
 // TestChaos: one server, killed again and again.
@@ -242,5 +245,6 @@ func TestOutage(t *testing.T) {
 		for id, told := range devices.told {
 			require.Equal(t, 1, told, fmt.Sprintf("commands for %s", id))
 		}
+		s.check()
 	})
 }

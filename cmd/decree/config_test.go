@@ -29,6 +29,10 @@ func TestFlags(t *testing.T) {
 		{"an empty key", []string{"-api", ""}, nil, []string{"-api KEY"}},
 		{"a key", []string{"-api", "k"}, nil, nil},
 		{"a key from the environment", nil, []string{"DECREE_API=k"}, nil},
+		{"keys from a file", []string{"-api-keys", "f"}, nil, nil},
+		{"a certificate", []string{"-api", "k", "-tls-cert", "c", "-tls-key", "k"}, nil, nil},
+		{"a certificate without its key", []string{"-api", "k", "-tls-cert", "c"}, nil, []string{"-tls-cert", "-tls-key"}},
+		{"a key without its certificate", []string{"-api", "k", "-tls-key", "c"}, nil, []string{"-tls-cert", "-tls-key"}},
 		{"an unknown flag", []string{"-api", "k", "-frobnicate"}, nil, []string{"frobnicate"}},
 		{"a flag without its value", []string{"-api"}, nil, []string{"-api"}},
 		{"an argument", []string{"-api", "k", "serve"}, nil, []string{`"serve"`}},
@@ -53,11 +57,22 @@ func TestFlags(t *testing.T) {
 		{"a batch too large", []string{"-api", "k", "-notify-batch", "1001"}, nil, []string{"-notify-batch"}},
 		{"no workers", []string{"-api", "k", "-notify-workers", "0"}, nil, []string{"-notify-workers"}},
 		{"what leaving does", []string{"-api", "k", "-checkout-sets", "drop"}, nil, []string{`"drop"`, "keep", "remove"}},
+		{"no such form of the log", []string{"-api", "k", "-log-format", "xml"}, nil, []string{`"xml"`, "text", "json"}},
 		{"sets for all", []string{"-api", "k", "-enroll-sets", "base,more"}, nil, nil},
 		{"sets by type", []string{"-api", "k", "-enroll-sets", "Device=base,User Enrollment (Device)=own"}, nil, nil},
 		{"a set without name", []string{"-api", "k", "-enroll-sets", "base,"}, nil, []string{"-enroll-sets"}},
 		{"a set of a type without name", []string{"-api", "k", "-enroll-sets", "=base"}, nil, []string{`"=base"`}},
 		{"a set of no such type", []string{"-api", "k", "-enroll-sets", "Devise=base"}, nil, []string{`"Devise"`, "Device"}},
+		{"events to a URL", []string{"-api", "k", "-event-url", "https://h/x?y=z", "-event-hmac-key", "x", "-keep-events", "1"}, nil, nil},
+		{"no reports", []string{"-api", "k", "-keep-reports", "0"}, nil, []string{"-keep-reports"}},
+		{"no errors", []string{"-api", "k", "-keep-errors", "-1"}, nil, []string{"-keep-errors"}},
+		{"no events", []string{"-api", "k", "-keep-events", "0"}, nil, []string{"-keep-events"}},
+		{"events to a path", []string{"-api", "k", "-event-url", "/x"}, nil, []string{"-event-url", "https://"}},
+		{"events to a host", []string{"-api", "k", "-event-url", "h:80"}, nil, []string{"-event-url", "https://"}},
+		{"events to nobody", []string{"-api", "k", "-event-url", "http:///x"}, nil, []string{"-event-url"}},
+		{"events by mail", []string{"-api", "k", "-event-url", "mailto:a@b"}, nil, []string{"-event-url"}},
+		{"events to no URL", []string{"-api", "k", "-event-url", "http://h/%zz"}, nil, []string{"-event-url"}},
+		{"a key for no events", []string{"-api", "k", "-event-hmac-key", "x"}, nil, []string{"-event-hmac-key", "-event-url"}},
 		{"one key for all", []string{"-api", "k", "-webhook-hmac-key", "x", "-dm-verify-hmac-key", "x"}, nil,
 			[]string{"-webhook-hmac-key", "-dm-verify-hmac-key"}},
 		{"no boolean", []string{"-api", "k", "-shard=maybe"}, nil, []string{"shard", "maybe"}},
@@ -84,29 +99,35 @@ func TestEnvironment(t *testing.T) {
 	defaults, err := parseConfig([]string{"-api", "k"}, nil, io.Discard)
 	require.NoError(t, err)
 	require.Equal(t, &config{
-		listen: ":9002", apiKey: "k", storage: "sqlite", storageDSN: "decree.db", checkoutSets: "keep",
+		listen: listenConfig{address: ":9002"}, apiKey: "k", storage: "sqlite", storageDSN: "decree.db", checkoutSets: "keep",
 		notify: notifyConfig{interval: 6 * time.Hour, delay: 500 * time.Millisecond, batch: 100, workers: 4},
+		events: eventConfig{keep: 100_000}, keepReports: 20, keepErrors: 50, logFormat: "text",
 	}, defaults)
 
 	environ := []string{
-		"DECREE_LISTEN=127.0.0.1:1", "DECREE_API=from environment", "DECREE_ENQUEUE=http://h/v1/enqueue/",
+		"DECREE_LISTEN=127.0.0.1:1", "DECREE_LISTEN_DDM=127.0.0.1:2", "DECREE_LISTEN_METRICS=127.0.0.1:3",
+		"DECREE_TLS_CERT=cert.pem", "DECREE_TLS_KEY=key.pem", "DECREE_API=from environment", "DECREE_API_KEYS=keys",
+		"DECREE_ENQUEUE=http://h/v1/enqueue/",
 		"DECREE_ENQUEUE_KEY=secret=with=signs", "DECREE_STORAGE=mysql", "DECREE_STORAGE_DSN=u:p@tcp(h:1)/d?x=y",
 		"DECREE_STORAGE_OPTIONS=delete_errors=7", "DECREE_CORS_ORIGIN=https://o", "DECREE_DUMP_STATUS=-",
 		"DECREE_MICROMDM=true", "DECREE_NOTIFY_INTERVAL=2h", "DECREE_NOTIFY_RATE=3", "DECREE_NOTIFY_BATCH=4",
 		"DECREE_NOTIFY_WORKERS=5", "DECREE_NOTIFY_DELAY=0s", "DECREE_WEBHOOK_HMAC_KEY=webhook",
 		"DECREE_ENROLL_SETS=Device=base,User=base-user", "DECREE_CHECKOUT_SETS=remove",
+		"DECREE_KEEP_EVENTS=6", "DECREE_LOG_FORMAT=json", "DECREE_KEEP_REPORTS=8", "DECREE_KEEP_ERRORS=9", "DECREE_EVENT_URL=https://h/e", "DECREE_EVENT_HMAC_KEY=event",
 		"DECREE_DM_VERIFY_HMAC_KEY=verify", "DECREE_DM_SIGN_HMAC_KEY=sign",
 		"DECREE_SHARD=true", "DECREE_DEBUG=1", "DECREE_VERSION=true", "DECREEX=1", "OTHER=x", "=",
 	}
 	got, err := parseConfig(nil, environ, io.Discard)
 	require.NoError(t, err)
 	require.Equal(t, &config{
-		listen: "127.0.0.1:1", apiKey: "from environment", enqueueURL: "http://h/v1/enqueue/",
+		listen: listenConfig{"127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"}, tls: tlsConfig{"cert.pem", "key.pem"},
+		apiKey: "from environment", apiKeys: "keys", enqueueURL: "http://h/v1/enqueue/",
 		enqueueKey: "secret=with=signs", storage: "mysql", storageDSN: "u:p@tcp(h:1)/d?x=y",
 		storageOptions: "delete_errors=7", corsOrigin: "https://o", dumpStatus: "-", shard: true, debug: true,
 		microMDM: true, notify: notifyConfig{interval: 2 * time.Hour, rate: 3, batch: 4, workers: 5},
 		webhookKey: "webhook", enrollSets: "Device=base,User=base-user", checkoutSets: "remove",
-		dmVerifyKey: "verify", dmSignKey: "sign",
+		events: eventConfig{keep: 6, url: "https://h/e", key: "event"}, dmVerifyKey: "verify", dmSignKey: "sign",
+		keepReports: 8, keepErrors: 9, logFormat: "json",
 	}, got)
 	got, err = parseConfig([]string{"-api", "flag", "--storage=sqlite", "-storage-dsn", "f", "-shard=false"}, environ, io.Discard)
 	require.NoError(t, err)
@@ -233,7 +254,7 @@ func TestDumpStatus(t *testing.T) {
 		require.NoError(t, err)
 		p, err := start(t.Context(), config, &stdout, io.Discard)
 		require.NoError(t, err)
-		send(&server{t: t, url: "http://" + p.listener.Addr().String()})
+		send(&server{t: t, url: "http://" + p.sites.main.listener.Addr().String()})
 		require.NoError(t, p.stop())
 		require.Equal(t, lines, stdout.String())
 	})

@@ -123,7 +123,7 @@ func (s *server) start() *config {
 	require.NoError(s.t, err)
 	p, err := start(context.Background(), config, io.Discard, logs)
 	require.NoError(s.t, err)
-	s.program, s.url = p, "http://"+p.listener.Addr().String()
+	s.program, s.url = p, "http://"+p.sites.main.listener.Addr().String()
 	s.dmKey = config.dmVerifyKey
 	return config
 }
@@ -337,6 +337,27 @@ func (s *server) count(query string) (n int) {
 	s.t.Helper()
 	require.NoError(s.t, s.database.QueryRow(query).Scan(&n))
 	return n
+}
+
+// check requires that decree check finds nothing in the database, whatever is under way.
+func (s *server) check() {
+	s.t.Helper()
+	var stdout, stderr bytes.Buffer
+	err := run(context.Background(), append([]string{"check"}, storageArguments(s.args)...), nil, &stdout, &stderr)
+	require.NoError(s.t, err, "%s%s", stdout.String(), stderr.String())
+}
+
+// storageArguments picks the flags that say which database, out of a server's.
+func storageArguments(arguments []string) (picked []string) {
+	for i, argument := range arguments {
+		switch argument {
+		case "-storage", "-storage-dsn":
+			picked = append(picked, argument, arguments[i+1])
+		case "-shard":
+			picked = append(picked, argument)
+		}
+	}
+	return picked
 }
 
 // content is everything in the database, a text for each row.

@@ -87,7 +87,11 @@ func (w *killedWriter) check(t *testing.T, s *server) {
 	w.members = assigned
 }
 
-// TestKill checks that what the real program has promised survives its sudden end, and that devices get there.
+// kills is how often TestKill ends the program.
+const kills = 10
+
+// TestKill checks that what the real program has promised survives its sudden end, again and again, that what is stored
+// stays sound, and that devices get there.
 func TestKill(t *testing.T) {
 	eachDatabase(t, func(t *testing.T, flags []string) {
 		ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
@@ -110,7 +114,7 @@ func TestKill(t *testing.T) {
 			}
 			writers = append(writers, w)
 		}
-		for range 3 {
+		for range kills {
 			var group sync.WaitGroup
 			for _, w := range writers {
 				group.Go(func() {
@@ -120,7 +124,7 @@ func TestKill(t *testing.T) {
 				})
 			}
 			// Long enough for fan-outs, claims and commands to be under way.
-			busy := time.Now().Add(700 * time.Millisecond)
+			busy := time.Now().Add(300 * time.Millisecond)
 			s.eventually(func() bool {
 				return time.Now().After(busy) &&
 					!slices.ContainsFunc(writers, func(w *killedWriter) bool { return w.promised.Load() == 0 })
@@ -131,6 +135,7 @@ func TestKill(t *testing.T) {
 			p = startBinary(t, flags...)
 			s = p.server()
 			nano.SetDM(s.url + "/")
+			s.check()
 			for _, w := range writers {
 				w.check(t, s)
 			}
@@ -155,6 +160,7 @@ func TestKill(t *testing.T) {
 			s.eventually(func() bool { return there() || device.Sync(ctx, nil) == nil && there() },
 				"device %s in sync", device.ID())
 		}
+		s.check()
 	})
 }
 

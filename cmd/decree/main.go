@@ -8,12 +8,14 @@
 // Without a command it is the server. The commands are listed by decree -help, and tell of their flags with
 // decree COMMAND -help.
 //
-// It listens on -listen for three kinds of clients: admins and their scripts (the REST API under /v1, with the API key),
-// the MDM server that forwards devices (NanoMDM's -dm), and whoever asks for /version. What devices should have, what
+// It listens on -listen for three kinds of clients: admins and their scripts (the REST API under /v1, with an API key),
+// the MDM server that forwards devices (NanoMDM's -dm), and whoever asks for /version and /readyz. With -listen-ddm the MDM
+// server has an address of its own, and with -tls-cert and -tls-key all is HTTPS. What devices should have, what
 // they are told and what they report is kept in the database that -storage and -storage-dsn name. With -enqueue and
 // -enqueue-key it has NanoMDM tell devices about changes.
 //
-// Every flag can be given as an environment variable, DECREE_ and its name in capitals with underscores; a flag wins.
+// Every flag can be given as an environment variable, DECREE_ and its name in capitals with underscores; a flag wins. Where
+// that is a secret, the variable with _FILE at its end names a file with it.
 // It stops on SIGINT and SIGTERM, after it has answered the requests under way.
 package main
 
@@ -42,8 +44,23 @@ func main() {
 	default:
 		fmt.Fprintln(os.Stderr, "decree:", err)
 		stop()
-		os.Exit(1)
+		os.Exit(exitCode(err))
 	}
+}
+
+// exitError is an error with an exit code of its own.
+type exitError struct {
+	error
+	code int
+}
+
+// exitCode is what the program says to the shell about an error.
+func exitCode(err error) int {
+	var coded *exitError
+	if errors.As(err, &coded) {
+		return coded.code
+	}
+	return 1
 }
 
 // command is what decree does besides serving.
@@ -54,7 +71,11 @@ type command struct {
 
 // commands are listed in the order of the help.
 var commands = []command{
+	{"backup", "copy the database to a file, also while a server uses it (SQLite)", runBackup},
+	{"check", "verify what must always hold in the database, also while servers use it", runCheck},
 	{"health", "ask a running server whether it works", runHealth},
+	{"import", "take over what another server has", runImport},
+	{"restore", "put a backup in the place of the database (SQLite)", runRestore},
 }
 
 // run is the program: it returns when the context ends, or with what kept it from working.

@@ -45,15 +45,18 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// buildDecree returns the path of the real binary, which is built once.
+// buildDecree returns the path of the real binary, which is built once, and as it is released: so it runs anywhere, and
+// most of the work is shared with the test of the release.
 func buildDecree(t testing.TB) string {
 	t.Helper()
 	built.once.Do(func() {
 		if built.directory, built.err = os.MkdirTemp("", "decree-test-"); built.err != nil {
 			return
 		}
-		output, err := exec.Command("go", "build", "-o", filepath.Join(built.directory, "decree"),
-			"-ldflags", "-X main.version="+builtVersion, ".").CombinedOutput()
+		build := exec.Command("go", "build", "-trimpath", "-o", filepath.Join(built.directory, "decree"),
+			"-ldflags", "-X main.version="+builtVersion, ".")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		output, err := build.CombinedOutput()
 		if err != nil {
 			built.err = fmt.Errorf("%w: %s", err, output)
 		}
@@ -141,7 +144,7 @@ var listening = regexp.MustCompile(`msg=listening address=(\S+)`)
 // server waits until the process listens, and returns a client of it.
 func (p *process) server() *server {
 	p.t.Helper()
-	s := &server{t: p.t}
+	s := &server{t: p.t, args: p.cmd.Args[1:]}
 	s.eventually(func() bool {
 		select {
 		case <-p.ended:

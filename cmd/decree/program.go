@@ -8,23 +8,26 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"sync"
 	"time"
 
+	"github.com/decree-ddm/decree/cmd/decree/metric"
 	"github.com/decree-ddm/decree/http/api"
 	"github.com/decree-ddm/decree/http/ddm"
 	"github.com/decree-ddm/decree/http/edge"
 	"github.com/decree-ddm/decree/http/webhook"
 	"github.com/decree-ddm/decree/notifier"
+	"github.com/decree-ddm/decree/notifier/eventlog"
 	"github.com/decree-ddm/decree/notifier/micromdm"
 	"github.com/decree-ddm/decree/notifier/nanomdm"
+	"github.com/decree-ddm/decree/storage/census"
 	"github.com/decree-ddm/decree/storage/compositor"
 	"github.com/decree-ddm/decree/storage/mysql"
 	"github.com/decree-ddm/decree/storage/sqlite"
 	"github.com/decree-ddm/decree/storage/sqlstore"
+	"github.com/decree-ddm/decree/storage/summarizer"
 )
 
 // shutdownTimeout is how long requests under way may take when the program stops.
@@ -33,24 +36,27 @@ const shutdownTimeout = 8 * time.Second
 // program is the running server.
 type program struct {
 	logger   *slog.Logger
-	listener net.Listener
-	http     *http.Server
+	metrics  *metric.Metrics
+	sites    sites
 	notifier *notifier.Notifier
 	store    *sqlstore.Store
-	closers  []io.Closer
+	// summarizer keeps the numbers of declarations up to date.
+	summarizer *summarizer.Summarizer
+	census     *census.Census // of enrollments, for the metrics
+	sequencer  *eventlog.Sequencer
+	poster     *eventlog.Poster // nil: there is no -event-url
+	reloaders  []*reloader
+	closers    []io.Closer
 	// failed gets the error that ends the server, if it ends by itself.
 	failed chan error
 }
 
 // start opens the database and begins to serve. The program runs until stop, whatever becomes of the context.
 func start(ctx context.Context, config *config, stdout, stderr io.Writer) (p *program, err error) {
-	level := slog.LevelInfo
-	if config.debug {
-		level = slog.LevelDebug
-	}
 	p = &program{
-		logger: slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level})),
-		failed: make(chan error, 1),
+		logger:  newLogger(config, stderr),
+		metrics: metric.New(version),
+		failed:  make(chan error, 3), // one for each site
 	}
 	defer func() {
 		if err != nil {
@@ -61,55 +67,121 @@ func start(ctx context.Context, config *config, stdout, stderr io.Writer) (p *pr
 		return p, err
 	}
 	composer := compositor.New(p.store, compositor.Options{Shard: config.shard})
-	if p.notifier, err = newNotifier(config, p.store, composer, p.logger); err != nil {
+	if p.notifier, err = newNotifier(config, p.store, composer, p.metrics, p.logger); err != nil {
 		return p, err
 	}
+	p.followEvents(config)
 	dump, err := p.statusDump(config.dumpStatus, stdout)
 	if err != nil {
 		return p, err
 	}
 
-	mux := edge.NewMux(p.logger)
-	api.Register(mux, api.Config{
-		Store: p.store, Compositor: composer, Key: config.apiKey,
-		CORSOrigin: config.corsOrigin, Version: version, Wake: p.notifier.Wake,
-		Breaker: p.breaker(config), Rate: p.rate(config),
-	})
-	ddm.Register(mux, ddm.Config{
-		Store: p.store, Compositor: composer, DumpStatus: dump,
-		VerifyKey: config.dmVerifyKey, SignKey: config.dmSignKey,
-	})
-	sets, err := parseEnrollSets(config.enrollSets)
+	secure, err := p.secure(config.tls)
 	if err != nil {
 		return p, err
+	}
+	p.sites = newSites(config.listen, secure, p.logger)
+	if err = p.register(config, composer, dump); err != nil {
+		return p, err
+	}
+	if err = p.sites.listen(ctx); err != nil {
+		return p, err
+	}
+	for _, reloader := range p.reloaders {
+		reloader.Start()
+	}
+	p.notifier.Start()
+	p.sequencer.Start()
+	if p.poster != nil {
+		p.poster.Start()
+	}
+	p.summarizer = summarizer.New(summarizer.Config{Summaries: p.store, Logger: p.logger})
+	p.summarizer.Start()
+	p.census.Start()
+	p.serve(config)
+	return p, nil
+}
+
+// register gives every site what is served there.
+func (p *program) register(config *config, composer *compositor.Compositor, dump func(string, []byte)) error {
+	keys, err := p.keyring(config)
+	if err != nil {
+		return err
+	}
+	sets, err := parseEnrollSets(config.enrollSets)
+	if err != nil {
+		return err
 	}
 	if config.webhookKey == "" {
 		p.logger.Info("there is no -webhook-hmac-key: events at /webhook are believed, whoever sends them")
 	}
-	webhook.Register(mux, webhook.Config{
+	stopping := make(chan struct{})
+	p.sites.main.server.RegisterOnShutdown(sync.OnceFunc(func() { close(stopping) }))
+	api.Register(p.sites.main.mux, api.Config{
+		Store: p.store, Compositor: composer, Keys: keys,
+		CORSOrigin: config.corsOrigin, Shard: config.shard, Version: version, Wake: p.notifier.Wake,
+		Breaker: p.breaker(config), Rate: p.rate(config), Stopping: stopping,
+	})
+	ddm.Register(p.sites.ddm.mux, ddm.Config{
+		Store: p.store, Compositor: composer, DumpStatus: dump,
+		VerifyKey: config.dmVerifyKey, SignKey: config.dmSignKey, Reported: p.metrics.Reported,
+	})
+	webhook.Register(p.sites.ddm.mux, webhook.Config{
 		Store: p.store, Key: config.webhookKey, Wake: p.notifier.Wake,
 		EnrollSets: sets.of, RemoveSets: config.checkoutSets == "remove",
 	})
-	p.http = &http.Server{
-		Handler:           mux,
-		ReadHeaderTimeout: 10 * time.Second,
-		ReadTimeout:       time.Minute,
-		WriteTimeout:      time.Minute,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    1 << 20, // POST /v1/notify can name much in its query
-		ErrorLog:          slog.NewLogLogger(p.logger.Handler(), slog.LevelDebug),
+	p.registerMetrics(config, composer, keys)
+	for _, site := range p.sites.all() {
+		api.RegisterHealth(site.mux, p.store)
 	}
-	if p.listener, err = (&net.ListenConfig{}).Listen(ctx, "tcp", config.listen); err != nil {
-		return p, err
+	return nil
+}
+
+// keyring returns the API keys, which follow their file.
+func (p *program) keyring(config *config) (*api.Keyring, error) {
+	keys, err := api.NewKeyring(config.apiKey)
+	if err != nil || config.apiKeys == "" {
+		return keys, err
 	}
-	p.notifier.Start()
-	go func() {
-		if err := p.http.Serve(p.listener); !errors.Is(err, http.ErrServerClosed) {
-			p.failed <- err
+	return keys, p.reload("-api-keys", func(contents [][]byte) error { return keys.Load(contents[0]) }, config.apiKeys)
+}
+
+// serve begins to answer requests.
+func (p *program) serve(config *config) {
+	about := []any{
+		"address", p.sites.main.listener.Addr().String(), "version", version, "storage", config.storage,
+		"tls", config.tls.certificate != "",
+	}
+	if p.sites.ddm != p.sites.main {
+		about = append(about, "ddm_address", p.sites.ddm.listener.Addr().String())
+	}
+	if p.sites.metrics != p.sites.main {
+		about = append(about, "metrics_address", p.sites.metrics.listener.Addr().String())
+	}
+	for _, site := range p.sites.all() {
+		go func() {
+			if err := site.serve(); err != nil {
+				p.failed <- err
+			}
+		}()
+	}
+	p.logger.Info("listening", about...)
+}
+
+// followEvents makes what has the log of events go on, and what posts it.
+func (p *program) followEvents(config *config) {
+	sequencer := eventlog.SequencerConfig{Log: p.store, Logger: p.logger}
+	if config.events.url != "" {
+		poster := eventlog.PosterConfig{Deliveries: p.store, URL: config.events.url, Logger: p.logger}
+		if config.events.key != "" {
+			poster.Sign = func(header http.Header, body []byte) {
+				header.Set(edge.SignatureHeader, edge.Signature(config.events.key, body))
+			}
 		}
-	}()
-	p.logger.Info("listening", "address", p.listener.Addr().String(), "version", version, "storage", config.storage)
-	return p, nil
+		p.poster = eventlog.NewPoster(poster)
+		sequencer.Appended = p.poster.Wake
+	}
+	p.sequencer = eventlog.NewSequencer(sequencer)
 }
 
 // openStore opens the database.
@@ -132,10 +204,10 @@ func openStore(ctx context.Context, config *config, logger *slog.Logger) (*sqlst
 
 // newNotifier returns the notifier, which tells nobody when no MDM is named.
 func newNotifier(
-	config *config, store *sqlstore.Store, composer *compositor.Compositor, logger *slog.Logger,
+	config *config, store *sqlstore.Store, composer *compositor.Compositor, metrics *metric.Metrics, logger *slog.Logger,
 ) (*notifier.Notifier, error) {
 	settings := notifier.Config{
-		Queue: store, Compositor: composer, Logger: logger, Check: config.notify.interval,
+		Queue: store, Compositor: composer, Logger: logger, Observer: metrics, Check: config.notify.interval,
 		Rate: config.notify.rate, Batch: config.notify.batch, Workers: config.notify.workers,
 	}
 	if config.enqueueURL == "" {
@@ -206,19 +278,33 @@ func (p *program) statusDump(name string, stdout io.Writer) (func(string, []byte
 	}, nil
 }
 
-// stop ends what start began, in order: no new requests, those under way answered, the notifier, the database.
+// stop ends what start began, in order: no new requests, those under way answered, the notifier, the log of events, the
+// database.
 func (p *program) stop() error {
 	var errs []error
-	if p.listener != nil {
+	if p.sites.main != nil {
 		p.logger.Info("stopping")
 		ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
 		defer cancel()
-		if err := p.http.Shutdown(ctx); err != nil {
-			errs = append(errs, fmt.Errorf("some requests were cut off: %w", err), p.http.Close())
-		}
+		errs = append(errs, p.sites.stop(ctx))
+	}
+	for _, reloader := range p.reloaders {
+		reloader.Stop()
 	}
 	if p.notifier != nil {
 		p.notifier.Stop()
+	}
+	if p.summarizer != nil {
+		p.summarizer.Stop()
+	}
+	if p.census != nil {
+		p.census.Stop()
+	}
+	if p.sequencer != nil {
+		p.sequencer.Stop()
+	}
+	if p.poster != nil {
+		p.poster.Stop()
 	}
 	if p.store != nil {
 		errs = append(errs, p.store.Close())

@@ -6,16 +6,22 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
+	"time"
 
+	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/stretchr/testify/require"
 
 	"github.com/decree-ddm/decree/notifier/nanomdm/nanomdmtest"
@@ -290,9 +296,7 @@ func TestTools(t *testing.T) {
 
 		shell.prints(changed, "enrollment-sync.sh", id)
 		require.Contains(t, shell.run("", "enrollments-get.sh", "set="+name).stdout, `"id":`+quote(t, id))
-		if !strings.Contains(id, "=") { // which makes it a filter
-			require.Contains(t, shell.run("", "enrollments-get.sh", id).stdout, `{"id":`+quote(t, id))
-		}
+		require.Contains(t, shell.run("", "enrollments-get.sh", id).stdout, `{"id":`+quote(t, id))
 
 		for _, tool := range []string{"declaration", "errors", "values"} {
 			shell.prints("{"+quote(t, id)+`:[],"two":[]}`+"\n", "api-status-"+tool+"-get.sh", id+",two")
@@ -381,7 +385,8 @@ func TestToolsRefusals(t *testing.T) {
 	shell.fails(toolMisused, "argument 1 is empty", "api-enrollment-sets-delete-all.sh", "")
 	shell.fails(toolMisused, "control character", "ddm-tokens.sh", "DEVICE\nX-Enrollment-Type: User")
 	shell.fails(toolMisused, "is not CLASS/IDENTIFIER", "ddm-declaration.sh", "DEVICE", "test.a")
-	shell.fails(toolMisused, "insync=0 is not a filter", "enrollments-get.sh", "insync=0")
+	shell.fails(toolRefused, `there is no enrollment \"insync=0\"`, "enrollments-get.sh", "insync=0")
+	shell.fails(toolMisused, "insync=0 is not a filter", "enrollments-get.sh", "insync=0", "state=enrolled")
 	shell.fails(toolRefused, "state", "enrollments-get.sh", "state=asleep")
 }
 
@@ -514,6 +519,7 @@ func TestToolsEnrollmentPages(t *testing.T) {
 		"/proxy/v1/enrollments?set=a+b&limit=1000&after=2":      {`[]`, "set=a+b&limit=1000&after=%26%3E"},
 		"/proxy/v1/enrollments?set=a+b&limit=1000&after=%26%3E": {`[{"id":"3"}]`, ""},
 		"/proxy/v1/enrollments?limit=2":                         {`[{"id":"1"},{"id":"2"}]`, "limit=2&after=2"},
+		"/proxy/v1/enrollments?limit=1000&after=1":              {`[{"id":"2"}]`, ""},
 		"/proxy/v1/enrollments?limit=1000&in_sync=0":            {`[]`, ""},
 		"/proxy/v1/enrollments?limit=1000&in_sync=1":            {`[{"id":"1"}]`, "missing"},
 	}
@@ -533,8 +539,76 @@ func TestToolsEnrollmentPages(t *testing.T) {
 	const tool = "enrollments-get.sh"
 	shell.prints("[{\"id\":\"1\"},{\"id\":\"2\"},\n{\"id\":\"3\"}]\n", tool, "set=a b")
 	shell.prints("[{\"id\":\"1\"},{\"id\":\"2\"}]\n", tool, "limit=2")
+	shell.prints("[{\"id\":\"2\"}]\n", tool, "after=1")
 	shell.prints("[]\n", tool, "in_sync=0")
 	shell.fails(toolRefused, "no such page", tool, "in_sync=1")
+}
+
+// TestToolsEnrollmentFilters checks that enrollments-get.sh knows every filter that the API has, and that its help and the
+// documentation name it.
+func TestToolsEnrollmentFilters(t *testing.T) {
+	t.Parallel()
+	var asked recorded
+	stub := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked.add("%s", r.URL)
+		_, _ = w.Write([]byte("[]"))
+	}))
+	t.Cleanup(stub.Close)
+	shell := newShell(t, stub.URL)
+	const tool = "enrollments-get.sh"
+	help := shell.run("", tool, "--help").stdout
+	document, err := openapi3.NewLoader().LoadFromFile("../../docs/openapi.yaml")
+	require.NoError(t, err)
+	parameters := document.Paths.Value("/v1/enrollments").Get.Parameters
+	require.Greater(t, len(parameters), 10)
+	for _, parameter := range parameters {
+		name := parameter.Value.Name
+		shell.prints("[]\n", tool, name+"=a")
+		want := "/v1/enrollments?limit=1000&" + name + "=a"
+		if name == "limit" {
+			want = "/v1/enrollments?limit=a"
+		}
+		require.Equal(t, []string{want}, asked.take())
+		require.Contains(t, help, name+"=")
+		require.Regexp(t, "`"+name+"[`=]", readDocument(t, "tools.md"))
+	}
+}
+
+// TestToolsByAnotherShell checks that shell scripts work for those who start them with sh.
+func TestToolsByAnotherShell(t *testing.T) {
+	t.Parallel()
+	_, shell := startForTools(t)
+	for _, other := range [][]string{{"sh"}, {"dash"}, {"bash", "--posix"}} {
+		if _, err := exec.LookPath(other[0]); err != nil {
+			continue // sh is everywhere
+		}
+		run := func(script string, args ...string) string {
+			cmd := exec.Command(other[0], slices.Concat(other[1:], []string{filepath.Join(shell.tools, script)}, args)...)
+			cmd.Dir, cmd.Env = shell.directory, shell.environ()
+			output, err := cmd.CombinedOutput()
+			require.NoError(t, err, "%q %s: %s", other, script, output)
+			return string(output)
+		}
+		for _, tool := range allTools(t) {
+			if strings.HasSuffix(tool, ".sh") {
+				require.Contains(t, run(tool, "--help"), "Exit codes: 0 done")
+			}
+		}
+		require.Equal(t, "[]\n", run("enrollments-get.sh"))
+		require.Equal(t, "[]\n", run("api-enrollment-sets-get.sh", "an id, 'quoted'"))
+		require.Empty(t, run("require.sh", "bash"))
+	}
+}
+
+// TestToolsOnPlainTerminals checks that names which standard output cannot show keep nothing from being done.
+func TestToolsOnPlainTerminals(t *testing.T) {
+	t.Parallel()
+	_, shell := startForTools(t)
+	shell.write("d/a.json", declarationJSON("ä", "com.apple.configuration.management.test", `{"Echo":"a"}`))
+	shell.write("d/set.ü.txt", "ä\n")
+	ascii := shell.with("PYTHONIOENCODING", "ascii")
+	ascii.prints(`declaration \xe4: changed`+"\n"+`set \xfc: added \xe4`+"\ndevices are told\n", "syncdir.py", "d")
+	ascii.prints(`declaration \xe9: changed`+"\n"+`declaration \xe9.activation: changed`+"\n", "software-update.py", "-i", "é", "--upload", "26.1", "2040-01-15T18:00:00")
 }
 
 // TestToolsIdeclr checks that the server takes every declaration that ideclr.py prints.
@@ -560,8 +634,13 @@ func TestToolsIdeclr(t *testing.T) {
 		},
 		{[]string{"properties"}, "management.properties", `{}`},
 		{
-			[]string{"properties", "ring=1", "site=Zürich", `tags=["a"]`, "empty=", "equation=a=b"}, "management.properties",
-			`{"ring":1,"site":"Zürich","tags":["a"],"empty":"","equation":"a=b"}`,
+			[]string{"properties", "ring=1", "site=Zürich", `tags=["a"]`, "empty=", "equation=a=b", "half=0.5"}, "management.properties",
+			`{"ring":1,"site":"Zürich","tags":["a"],"empty":"","equation":"a=b","half":0.5}`,
+		},
+		{ // what Python takes for JSON, and nobody else
+			[]string{"properties", "a=NaN", "b=Infinity", "c=-Infinity", "d=1e999", "e=[NaN]", "f=" + strings.Repeat("[", 50000)},
+			"management.properties",
+			`{"a":"NaN","b":"Infinity","c":"-Infinity","d":"1e999","e":"[NaN]","f":"` + strings.Repeat("[", 50000) + `"}`,
 		},
 		{
 			[]string{"subscription", "device.model.family", "test.item"}, "configuration.management.status-subscriptions",
@@ -603,7 +682,6 @@ func TestToolsIdeclr(t *testing.T) {
 	shell.fails(toolMisused, "invalid choice", "ideclr.py", "tset", "Hi")
 	shell.fails(toolMisused, "is not KEY=VALUE", "ideclr.py", "properties", "ring")
 	shell.fails(toolMisused, "ring is given twice", "ideclr.py", "properties", "ring=1", "ring=2")
-	shell.fails(toolMisused, "cannot be written as JSON", "ideclr.py", "properties", "ring=NaN")
 	shell.fails(toolMisused, "cannot be written as JSON", "ideclr.py", "test", "\xff")
 	shell.fails(toolMisused, "the identifier is empty", "ideclr.py", "-i", "", "test", "Hi")
 	require.Contains(t, shell.run("", "ideclr.py", "profile", "http://example.com").stderr, "begins with https://")
@@ -665,6 +743,18 @@ func TestToolsSoftwareUpdate(t *testing.T) {
 		shell.fails(toolMisused, wrong.message, tool, wrong.args...)
 	}
 	require.Equal(t, 0, shell.run("", tool, "--past", "26.1", "2020-01-15T18:00:00").code)
+
+	// What counts is the clock where the tool is run.
+	const local = "2006-01-02T15:04:05"
+	passed := time.Now().UTC().Add(-time.Hour).Format(local)
+	east, west := shell.with("TZ", "UTC"), shell.with("TZ", "WEST+11")
+	east.fails(toolMisused, "is in the past", tool, "26.1", passed)
+	require.Equal(t, 0, east.run("", tool, "--past", "26.1", passed).code)
+	require.Equal(t, 0, east.run("", tool, "26.1", time.Now().UTC().Add(time.Hour).Format(local)).code)
+	require.Equal(t, 0, west.run("", tool, "26.1", passed).code)
+	// No device has an earlier time than the one 12 hours behind UTC.
+	shell.with("TZ", "NOWHERE+20").fails(toolMisused, "is in the past", tool, "26.1",
+		time.Now().UTC().Add(-13*time.Hour).Format(local))
 	shell.fails(toolRefused, "Payload.Predicate", tool, "-p", "@property(x", "--set", "none", "26.2", "2040-01-15T18:00:00")
 	shell.prints("[]\n", "api-set-declarations-get.sh", "none")
 }
@@ -748,6 +838,13 @@ func TestToolsSyncdir(t *testing.T) {
 	shell.write("d/deeper/6.json", `{"Identifier":"s.d"}`)
 	shell.write("d/deeper/7.json", strings.Repeat("[", 100000))
 	shell.write("d/deeper/8.json", test("s.d", strings.Repeat("a", 4<<20)))
+	shell.write("d/deeper/9.json", "\ufeff"+test("s.bom", "a"))
+	shell.write("d/deeper/10.json", "\xff\xfe{\x00}\x00")
+	shell.write("d/deeper/11.json", "{\x00}\x00")
+	shell.write("d/deeper/12.json", `{"Identifier":"s.nan","Type":"com.apple.configuration.management.test","Payload":{"A":NaN}}`)
+	shell.write("d/deeper/13.json", test("", "a"))
+	shell.write("d/deeper/14.json", declarationJSON("s.typeless", "", `{}`))
+	shell.write("d/deeper/15.json", `{"Identifier":"\ud800","Type":"com.apple.configuration.management.test","Payload":{}}`)
 	shell.write("d/deeper/set.base.txt", "-s.b\n")
 	shell.write("d/set.bad.txt", "-\n")
 	shell.write("d/set.latin1.txt", "\xe4\n")
@@ -757,7 +854,9 @@ func TestToolsSyncdir(t *testing.T) {
 	for _, problem := range []string{
 		"d/2.json: Expecting property name", "d/deeper/4.json: has the same Identifier as d/deeper/3.json: s.b",
 		"d/deeper/5.json: is not a JSON object", "d/deeper/6.json: is not a declaration: it has no Type", "d/deeper/7.json: ",
-		"d/deeper/8.json: is larger than 4194304 bytes",
+		"d/deeper/8.json: is larger than 4194304 bytes", "d/deeper/9.json: Unexpected UTF-8 BOM", "d/deeper/10.json: 'utf-8' codec",
+		"d/deeper/11.json: Expecting", "d/deeper/12.json: NaN is not JSON", "d/deeper/13.json: is not a declaration: it has no Identifier",
+		"d/deeper/14.json: is not a declaration: it has no Type", "d/deeper/15.json: 'utf-8' codec",
 		"d/deeper/set.base.txt: set base: s.b is both added and removed", "d/set.bad.txt: has a line with nothing after the -",
 		"d/set.latin1.txt: 'utf-8' codec", "syncdir.py: nothing was sent",
 	} {
@@ -798,8 +897,8 @@ func TestToolsSyncdirUntold(t *testing.T) {
 	require.Equal(t, toolUnreachable, result.code, "%+v", result)
 	require.Contains(t, result.stderr, "run this again with --notify")
 	require.Equal(t, []string{
-		"PUT /v1/declarations ", "PUT /v1/set-declarations/base ", "POST /v1/notify declaration=s%2Fa+%C3%BC",
-	}, asked.take(), "it gave up, and tried to have devices told")
+		"PUT /v1/declarations ", "PUT /v1/set-declarations/base ", "POST /v1/notify declaration=s%2Fa+%C3%BC&set=base",
+	}, asked.take(), "it gave up, and tried to have devices told, also of what got no answer")
 
 	mu.Lock()
 	working = true
@@ -809,4 +908,58 @@ func TestToolsSyncdirUntold(t *testing.T) {
 		"PUT /v1/declarations ", "PUT /v1/set-declarations/base ", "PUT /v1/set-declarations/base ",
 		"POST /v1/notify declaration=s%2Fa+%C3%BC&set=base",
 	}, asked.take())
+}
+
+// TestToolsSyncdirStopped checks that devices are told when it is stopped between two changes.
+func TestToolsSyncdirStopped(t *testing.T) {
+	t.Parallel()
+	for sent, code := range map[syscall.Signal]int{
+		syscall.SIGTERM: 143, syscall.SIGHUP: 129, syscall.SIGINT: 130,
+	} {
+		t.Run(sent.String(), func(t *testing.T) {
+			t.Parallel()
+			if signal.Ignored(sent) {
+				t.Skip("it is ignored here, as under nohup, and so it is by whatever the test starts")
+			}
+			var asked recorded
+			reached, told := make(chan struct{}), make(chan struct{})
+			var puts atomic.Int32
+			stub := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				_ = r.ParseForm()
+				_, _ = io.Copy(io.Discard, r.Body) // so that it is seen who goes away
+				asked.add("%s %s %s", r.Method, r.URL.Path, r.PostForm.Encode())
+				if r.Method == http.MethodPost {
+					defer close(told)
+				} else if puts.Add(1) == 2 {
+					close(reached)
+					select { // it is stopped while it waits for the answer
+					case <-told:
+					case <-r.Context().Done():
+					}
+				}
+				w.WriteHeader(http.StatusNoContent)
+			}))
+			t.Cleanup(stub.Close)
+			shell := newShell(t, stub.URL)
+			for _, name := range []string{"a", "b", "c"} {
+				shell.write("d/"+name+".json", declarationJSON("s."+name, "com.apple.configuration.management.test", `{}`))
+			}
+			cmd := exec.Command(filepath.Join(shell.tools, "syncdir.py"), "d")
+			cmd.Dir, cmd.Env = shell.directory, shell.environ()
+			p := startProcess(t, cmd)
+			select {
+			case <-reached:
+			case <-p.ended:
+				require.Fail(t, "it ended too early", p.stderr.String())
+			}
+			require.NoError(t, cmd.Process.Signal(sent))
+			<-p.ended
+			require.Equal(t, code, cmd.ProcessState.ExitCode(), p.stderr.String())
+			require.Contains(t, p.stderr.String(), "stopped by a signal")
+			require.NotContains(t, p.stderr.String(), "Traceback")
+			require.Equal(t, []string{
+				"PUT /v1/declarations ", "PUT /v1/declarations ", "POST /v1/notify declaration=s.a&declaration=s.b",
+			}, asked.take(), "the second may have been changed")
+		})
+	}
 }

@@ -1,10 +1,10 @@
 // Package api serves the REST API for admins: declarations, sets, who has them, and what devices say. It changes what
-// is desired and nothing else; telling devices is the notifier's work, which it only wakes.
+// is desired and nothing else; telling devices is the notifier's work, which it only wakes. It also tells those who watch
+// servers whether this one works.
 package api
 
 import (
 	"context"
-	"crypto/sha256"
 	"net/http"
 	"strings"
 	"time"
@@ -21,6 +21,9 @@ type Store interface {
 	storage.Enrollments
 	storage.Statuses
 	storage.Overview
+	storage.Fleet
+	// Happenings is that of storage.Happenings.
+	Happenings(ctx context.Context, query storage.HappeningQuery) (*storage.HappeningPage, error)
 	// Notify is that of storage.Notifications.
 	Notify(ctx context.Context, targets storage.NotifyTargets, options storage.ChangeOptions) error
 }
@@ -37,10 +40,12 @@ type Compositor interface {
 type Config struct {
 	Store      Store
 	Compositor Compositor
-	// Key is the API key. Without one, every request that needs it is refused.
-	Key string
+	// Keys are the API keys.
+	Keys *Keyring
 	// CORSOrigin is the origin whose pages may use the API from a browser: one origin, "*" for all, empty for none.
 	CORSOrigin string
+	// Shard says that every enrollment also has the declaration of its shard number.
+	Shard bool
 	// Version is what GET /version answers.
 	Version string
 	// Breaker tells whether the MDM is taken to be down, after how many failures in a row, and when it is tried next. It is
@@ -48,17 +53,19 @@ type Config struct {
 	Breaker func() (open bool, failures int, nextProbe time.Time)
 	// Rate is how many enrollments this server told in a second lately. It is nil where no MDM is known.
 	Rate func() float64
+	// Stopping, if not nil, is closed when the server is being stopped: requests that wait for events are answered then.
+	Stopping <-chan struct{}
 	// Wake, if not nil, is called after each change that may lead to notifications. It must not block.
 	Wake func()
 }
 
 // Register adds the API to a mux.
 func Register(mux *edge.Mux, config Config) {
-	a := &api{Config: config, keyDigest: sha256.Sum256([]byte(config.Key))}
+	a := &api{Config: config, eventWaiters: make(chan struct{}, maxEventWaiters)}
 	for _, route := range a.routes() {
 		handler := route.handler
 		if strings.Contains(route.pattern, " "+prefix) {
-			handler = a.authorized(handler)
+			handler = Authorized(config.Keys, ownPages(config.CORSOrigin, handler))
 		}
 		mux.Handle(route.pattern, handler)
 	}
@@ -75,7 +82,8 @@ const (
 
 type api struct {
 	Config
-	keyDigest [sha256.Size]byte
+	// eventWaiters has an element for each request that waits for events.
+	eventWaiters chan struct{}
 }
 
 type route struct {
@@ -94,6 +102,9 @@ func (a *api) routes() []route {
 		{"DELETE /v1/declarations/{id...}", a.deleteDeclaration},
 		{"POST /v1/declarations/{path...}", a.touchDeclaration},
 		{"GET /v1/declaration-sets/{id...}", a.getDeclarationSets},
+		{"GET /v1/declaration-summary", a.getDeclarationSummaries},
+		{"GET /v1/declaration-summary/{id...}", a.getDeclarationSummary},
+		{"GET /v1/declaration-enrollments/{id...}", a.getDeclarationEnrollments},
 
 		{"GET /v1/sets", a.getSets},
 		{"GET /v1/set-declarations/{set...}", a.getSetDeclarations},
@@ -107,6 +118,7 @@ func (a *api) routes() []route {
 		{"GET /v1/enrollment-sets/{id...}", a.getEnrollmentSets},
 		{"PUT /v1/enrollment-sets/{id...}", a.putEnrollmentSet},
 		{"DELETE /v1/enrollment-sets/{id...}", a.deleteEnrollmentSet},
+		{"GET /v1/enrollment-declarations/{id...}", a.getEnrollmentDeclarations},
 		{"DELETE /v1/enrollment-sets-all/{id...}", a.deleteEnrollmentSets},
 		{"DELETE /v1/enrollment-sets-all/sets/{id...}", a.deleteEnrollmentSets},
 
@@ -114,6 +126,10 @@ func (a *api) routes() []route {
 		{"GET /v1/status-errors/{ids...}", a.getStatusErrors},
 		{"GET /v1/status-values/{ids...}", a.getStatusValues},
 		{"GET /v1/status-report/{id...}", a.getStatusReport},
+		{"GET /v1/status-summary", a.getStatusSummary},
+		{"GET /v1/problems", a.getProblems},
+
+		{"GET /v1/events", a.getEvents},
 
 		{"GET /v1/notifications", a.getNotifications},
 		{"POST /v1/notify", a.postNotify},

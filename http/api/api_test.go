@@ -62,7 +62,9 @@ func TestAuthentication(t *testing.T) {
 
 func TestWithoutAConfiguredKeyNobodyGetsIn(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, func(c *Config) { c.Key = "" })
+	keys, err := NewKeyring("")
+	require.NoError(t, err)
+	s := newServer(t, func(c *Config) { c.Keys = keys })
 	s.do("GET", "/v1/sets", func(r *http.Request) { r.SetBasicAuth("kmfddm", "") }).fails(401)
 	s.do("GET", "/v1/sets", header("Authorization", "Bearer ")).fails(401)
 	s.do("GET", "/v1/sets", anonymous).fails(401)

@@ -57,3 +57,21 @@ func TestWithoutCORSThereIsNone(t *testing.T) {
 	require.Empty(t, got.header.Get("Access-Control-Allow-Origin"))
 	require.Empty(t, got.header.Get("Vary"))
 }
+
+// TestPagesOfOtherOrigins checks that no page can have a browser, which knows the key, change anything, unless it may.
+func TestPagesOfOtherOrigins(t *testing.T) {
+	t.Parallel()
+	const page = "https://page.example.com"
+	for allowed, code := range map[string]int{"": 403, "https://admin.example.com": 403, page: 204, "*": 204, "no origin": 403} {
+		s := newServer(t, func(c *Config) { c.CORSOrigin = allowed })
+		s.given("D")
+		for _, site := range []requestOption{header("Sec-Fetch-Site", "cross-site"), header("Accept-Language", "de")} {
+			got := s.do("POST", "/v1/declarations/D/touch", header("Origin", page), site).is(code)
+			if code == 403 {
+				got.fails(403, "origin")
+			}
+			s.do("GET", "/v1/declarations", header("Origin", page), site).is(200)
+		}
+		s.do("POST", "/v1/declarations/D/touch", header("Origin", s.url), header("Sec-Fetch-Site", "same-origin")).is(204)
+	}
+}

@@ -28,10 +28,11 @@ func document(t *testing.T) apiDocument {
 	return apiDocument{d}
 }
 
-// deviceOperations are those of the device side, which is not served here.
-var deviceOperations = []string{
+// otherOperations are those that are not served here: of the device side, and for those who watch servers.
+var otherOperations = []string{
 	"GET /declaration-items",
 	"GET /declaration/{class}/{identifier}",
+	"GET /metrics",
 	"GET /tokens",
 	"PUT /status",
 }
@@ -43,8 +44,8 @@ func TestTheDocumentIsValid(t *testing.T) {
 
 func TestTheDocumentHasEveryRouteAndNoOther(t *testing.T) {
 	t.Parallel()
-	served := slices.Clone(deviceOperations)
-	for _, route := range (&api{}).routes() {
+	served := slices.Clone(otherOperations)
+	for _, route := range slices.Concat((&api{}).routes(), health{}.routes()) {
 		pattern := strings.ReplaceAll(route.pattern, "...}", "}")
 		if pattern == "POST /v1/declarations/{path}" {
 			pattern = "POST /v1/declarations/{id}/touch"
@@ -160,6 +161,11 @@ func TestTheDocumentsCodesAreReal(t *testing.T) {
 	s.reported("E", `{"StatusItems":{"device":{"model":{"family":"Mac"}}},"Errors":[{"StatusItem":"x"}]}`)
 	seen := map[string][]string{}
 	do := func(method, target string, options ...requestOption) {
+		if method != http.MethodGet {
+			refused := s.do(method, target, append(options, readOnly)...).fails(403, "role write", "role read")
+			name, _ := document(t).operation(method, target)
+			seen[name] = append(seen[name], strconv.Itoa(refused.code))
+		}
 		got := s.do(method, target, options...)
 		name, _ := document(t).operation(method, target)
 		seen[name] = append(seen[name], strconv.Itoa(got.code))
@@ -171,6 +177,8 @@ func TestTheDocumentsCodesAreReal(t *testing.T) {
 	large := strings.Repeat(" ", maxDeclarationBytes+1)
 
 	do("GET", "/version")
+	do("GET", "/livez")
+	do("GET", "/readyz")
 	do("GET", "/v1/declarations")
 	do("GET", "/v1/declarations?limit=0")
 	do("PUT", "/v1/declarations", body(declaration("new")))
@@ -194,6 +202,14 @@ func TestTheDocumentsCodesAreReal(t *testing.T) {
 	do("POST", "/v1/declarations/touched/touch?nonotify=%zz")
 	do("GET", "/v1/declaration-sets/used")
 	do("GET", "/v1/declaration-sets/used?limit=x")
+	do("GET", "/v1/declaration-summary")
+	do("GET", "/v1/declaration-summary?limit=1001")
+	do("GET", "/v1/declaration-summary/used")
+	do("GET", "/v1/declaration-summary/unknown")
+	do("GET", "/v1/declaration-summary/%ff")
+	do("GET", "/v1/declaration-enrollments/used?state=pending")
+	do("GET", "/v1/declaration-enrollments/unknown")
+	do("GET", "/v1/declaration-enrollments/used?state=odd")
 	do("GET", "/v1/sets")
 	do("GET", "/v1/sets?limit=-1")
 	do("GET", "/v1/set-declarations/S")
@@ -220,6 +236,9 @@ func TestTheDocumentsCodesAreReal(t *testing.T) {
 	do("GET", "/v1/enrollments/E")
 	do("GET", "/v1/enrollments/unknown")
 	do("GET", "/v1/enrollments/%ff")
+	do("GET", "/v1/enrollment-declarations/E")
+	do("GET", "/v1/enrollment-declarations/unknown")
+	do("GET", "/v1/enrollment-declarations/%ff")
 	do("GET", "/v1/enrollment-sets/E")
 	do("GET", "/v1/enrollment-sets/E?limit=1e3")
 	do("PUT", "/v1/enrollment-sets/E?set=S3")
@@ -247,6 +266,13 @@ func TestTheDocumentsCodesAreReal(t *testing.T) {
 	do("GET", "/v1/status-report/E")
 	do("GET", "/v1/status-report/E?index=1")
 	do("GET", "/v1/status-report/E?index=first")
+	do("GET", "/v1/events?limit=1")
+	do("GET", "/v1/events?wait=31")
+	do("GET", "/v1/events?after=1000")
+	do("GET", "/v1/status-summary?path=.StatusItems.device.model.family")
+	do("GET", "/v1/status-summary")
+	do("GET", "/v1/problems")
+	do("GET", "/v1/problems?after=x")
 	do("GET", "/v1/notifications")
 	do("POST", "/v1/notify?id=E")
 	do("POST", "/v1/notify?id=E&verbose=1")
@@ -256,7 +282,7 @@ func TestTheDocumentsCodesAreReal(t *testing.T) {
 	for path, item := range document(t).Paths.Map() {
 		for method, operation := range item.Operations() {
 			name := method + " " + path
-			if slices.Contains(deviceOperations, name) {
+			if slices.Contains(otherOperations, name) {
 				continue
 			}
 			for code := range operation.Responses.Map() {

@@ -10,9 +10,10 @@ import (
 )
 
 const (
-	// enrollmentPage and maxEnrollmentPage are how many enrollments a page has, if nothing is said, and at most.
-	enrollmentPage    = 100
-	maxEnrollmentPage = 1000
+	// usualPage and maxPage are how many enrollments a page has, if nothing is said, and at most; and so in other lists that
+	// have pages always.
+	usualPage = 100
+	maxPage   = 1000
 )
 
 // States of an enrollment.
@@ -41,6 +42,32 @@ type enrollment struct {
 	Attempts     int      `json:"attempts"`
 	LastError    string   `json:"last_error,omitempty"`
 	LastSeen     string   `json:"last_seen,omitempty"`
+	Facts        *facts   `json:"facts,omitempty"`
+}
+
+// facts are what the device has said of itself.
+type facts struct {
+	SerialNumber string `json:"serial_number,omitempty"`
+	Model        string `json:"model,omitempty"`
+	OSFamily     string `json:"os_family,omitempty"`
+	OSVersion    string `json:"os_version,omitempty"`
+	OSBuild      string `json:"os_build,omitempty"`
+	DDMOnSince   string `json:"ddm_on_since,omitempty"`
+}
+
+// factsOf describes facts; nil if there are none.
+func factsOf(known storage.Facts) *facts {
+	if known == (storage.Facts{}) {
+		return nil
+	}
+	return &facts{
+		SerialNumber: known.SerialNumber,
+		Model:        known.Model,
+		OSFamily:     known.OSFamily,
+		OSVersion:    known.OSVersion,
+		OSBuild:      known.OSBuild,
+		DDMOnSince:   timestamp(known.ConfirmedAt),
+	}
 }
 
 // enrollmentOf describes an enrollment, given what it should have and whether it has that.
@@ -95,7 +122,13 @@ func (a *api) getEnrollment(w http.ResponseWriter, r *http.Request) error {
 	for _, set := range vector[:min(len(vector), storage.MaxListedSets)] {
 		sets = append(sets, set.Name)
 	}
-	return edge.WriteJSON(w, http.StatusOK, enrollmentOf(e, desired, e.InSync(desired, empty), sets))
+	known, err := a.Store.Facts(r.Context(), []string{id})
+	if err != nil {
+		return err
+	}
+	answer := enrollmentOf(e, desired, e.InSync(desired, empty), sets)
+	answer.Facts = factsOf(known[id])
+	return edge.WriteJSON(w, http.StatusOK, answer)
 }
 
 func unknownEnrollment(id string) error {
@@ -113,18 +146,16 @@ func (a *api) getEnrollments(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	page := storage.Page{Limit: enrollmentPage}
-	limit, limited, err := q.whole("limit", 1, maxEnrollmentPage)
+	page, err := q.page(usualPage, maxPage)
 	if err != nil {
 		return err
 	}
-	if limited {
-		page.Limit = int(limit)
-	}
-	if page.After, _, err = q.one("after"); err != nil {
+	found, next, err := a.Store.ListEnrollments(r.Context(), filter, page)
+	if err != nil {
 		return err
 	}
-	found, next, err := a.Store.ListEnrollments(r.Context(), filter, page)
+	ids := convert(found, func(l storage.Listed) string { return l.Enrollment.ID })
+	known, err := a.Store.Facts(r.Context(), ids)
 	if err != nil {
 		return err
 	}
@@ -135,6 +166,7 @@ func (a *api) getEnrollments(w http.ResponseWriter, r *http.Request) error {
 	for i := range found {
 		e := &found[i].Enrollment
 		list[i] = enrollmentOf(e, e.DesiredToken, !e.OutOfSync, found[i].Sets)
+		list[i].Facts = factsOf(known[e.ID])
 	}
 	return edge.WriteJSON(w, http.StatusOK, list)
 }
@@ -156,6 +188,22 @@ func enrollmentFilter(q query) (filter storage.EnrollmentFilter, err error) {
 		return filter, err
 	}
 	if filter.SeenAfter, err = q.instant("seen_after"); err != nil {
+		return filter, err
+	}
+	for name, into := range map[string]*string{
+		"serial": &filter.Serial, "model": &filter.Model, "os_family": &filter.OSFamily, "supports": &filter.Supports,
+	} {
+		if *into, err = q.optional(name); err != nil {
+			return filter, err
+		}
+	}
+	if filter.OSVersionFrom, err = q.version("os_version_ge"); err != nil {
+		return filter, err
+	}
+	if filter.OSVersionBelow, err = q.version("os_version_lt"); err != nil {
+		return filter, err
+	}
+	if filter.Confirmed, err = q.optionalBoolean("ddm_on"); err != nil {
 		return filter, err
 	}
 	state, given, err := q.one("state")

@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/decree-ddm/decree/ddm"
+	"github.com/decree-ddm/decree/storage"
 )
 
 // query is the parameters of a request.
@@ -90,6 +91,29 @@ func (q query) optionalBoolean(name string) (*bool, error) {
 	}
 	value, err := q.boolean(name)
 	return &value, err
+}
+
+// version returns a parameter that is a version, or nothing when it is missing.
+func (q query) version(name string) (string, error) {
+	value, given, err := q.one(name)
+	if err == nil && given && ddm.VersionOrder(value) == "" {
+		err = invalid(name, "must be a version, such as 15.2")
+	}
+	return value, err
+}
+
+// page returns the limit of a list that has pages always, and the place after which to go on.
+func (q query) page(usual int, most int64) (page storage.Page, err error) {
+	page.Limit = usual
+	limit, limited, err := q.whole("limit", 1, most)
+	if err != nil {
+		return page, err
+	}
+	if limited {
+		page.Limit = int(limit)
+	}
+	page.After, _, err = q.one("after")
+	return page, err
 }
 
 // instant returns a parameter that is a time, or the zero time when it is missing.

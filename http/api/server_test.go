@@ -24,7 +24,10 @@ import (
 	"github.com/decree-ddm/decree/storage/sqlstore"
 )
 
-const testKey = "the key"
+const (
+	testKey = "the key"
+	readKey = "the-key-for-reading"
+)
 
 // server is the API over a database of its own. Every answer that it gives is held against the document.
 type server struct {
@@ -38,10 +41,13 @@ type server struct {
 func newServer(t *testing.T, configure ...func(*Config)) *server {
 	t.Helper()
 	s := &server{t: t, store: newStore(t), woken: &atomic.Int32{}, log: &logBuffer{}}
+	keys, err := NewKeyring(testKey)
+	require.NoError(t, err)
+	require.NoError(t, keys.Load([]byte("reader read "+readKey)))
 	config := Config{
 		Store:      s.store,
 		Compositor: compositor.New(s.store, compositor.Options{}),
-		Key:        testKey,
+		Keys:       keys,
 		Version:    "v0.0.0-test",
 		Wake:       func() { s.woken.Add(1) },
 	}
@@ -50,6 +56,7 @@ func newServer(t *testing.T, configure ...func(*Config)) *server {
 	}
 	mux := edge.NewMux(slog.New(slog.NewJSONHandler(s.log, nil)))
 	Register(mux, config)
+	RegisterHealth(mux, s.store)
 	listener := httptest.NewServer(mux)
 	t.Cleanup(listener.Close)
 	s.url = listener.URL
@@ -123,6 +130,8 @@ func form(text string) requestOption {
 }
 
 var anonymous requestOption = func(r *http.Request) { r.Header.Del("Authorization") }
+
+var readOnly requestOption = func(r *http.Request) { r.SetBasicAuth("kmfddm", readKey) }
 
 // do makes a request with the API key. The target is sent as it is.
 func (s *server) do(method, target string, options ...requestOption) *answer {

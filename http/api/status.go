@@ -34,19 +34,21 @@ type declarationStatus struct {
 func (a *api) getDeclarationStatus(w http.ResponseWriter, r *http.Request) error {
 	return perEnrollment(w, r, func(ctx context.Context, id string) ([]declarationStatus, error) {
 		statuses, err := a.Store.DeclarationStatuses(ctx, id)
-		return convert(statuses, func(s storage.DeclarationStatus) declarationStatus {
-			return declarationStatus{
-				Identifier:     s.Identifier,
-				Active:         s.Active,
-				Valid:          s.Valid,
-				ServerToken:    s.ServerToken,
-				Current:        s.Current,
-				StatusReceived: timestamp(s.ReceivedAt),
-				Reasons:        s.Reasons,
-				StatusID:       s.StatusID,
-			}
-		}), err
+		return convert(statuses, declarationStatusOf), err
 	})
+}
+
+func declarationStatusOf(s storage.DeclarationStatus) declarationStatus {
+	return declarationStatus{
+		Identifier:     s.Identifier,
+		Active:         s.Active,
+		Valid:          s.Valid,
+		ServerToken:    s.ServerToken,
+		Current:        s.Current,
+		StatusReceived: timestamp(s.ReceivedAt),
+		Reasons:        s.Reasons,
+		StatusID:       s.StatusID,
+	}
 }
 
 type statusError struct {

@@ -65,6 +65,9 @@ type Config struct {
 	// VerifyKey, if not empty, is what requests must be signed with: NanoMDM's -dm-send-hmac-key. SignKey is what every
 	// answer is signed with: its -dm-recv-hmac-key.
 	VerifyKey, SignKey string
+	// Reported, if not nil, is told what became of each status report: "folded"; "refused", which is the device's fault; or
+	// "failed". It is called by several goroutines at once.
+	Reported func(result string)
 }
 
 // Register adds the device endpoints to a mux.
@@ -221,28 +224,39 @@ func (h handler) findDeclaration(r *request, class protocol.Class, identifier st
 }
 
 func (h handler) status(w http.ResponseWriter, r *request) error {
-	body, err := edge.ReadBody(w, r.Request, maxStatusBytes)
-	if err != nil {
-		return err
-	}
 	if r.observe {
 		return edge.NewError(http.StatusBadRequest, "a status report cannot be sent with %s", headerObserve)
+	}
+	result, err := h.takeReport(w, r)
+	if h.Reported != nil {
+		h.Reported(result)
+	}
+	if err == nil {
+		w.WriteHeader(http.StatusOK)
+	}
+	return err
+}
+
+// takeReport stores and folds a status report, and tells what became of it.
+func (h handler) takeReport(w http.ResponseWriter, r *request) (result string, err error) {
+	body, err := edge.ReadBody(w, r.Request, maxStatusBytes)
+	if err != nil {
+		return "refused", err
 	}
 	if h.DumpStatus != nil {
 		h.DumpStatus(r.enrollment.ID, body) // above all those that cannot be read
 	}
 	report, err := protocol.ParseStatusReport(body)
 	if err != nil {
-		return fmt.Errorf("status report: %w", err)
+		return "refused", fmt.Errorf("status report: %w", err)
 	}
 	reported(r.enrollment, r.composition, report, &r.update)
 	if err := h.Store.PutStatus(r.Context(), storage.ReceivedStatus{
-		Raw: body, Report: report, Device: r.update,
+		Raw: body, Report: report, Device: r.update, NothingNew: !worthRecording(r.enrollment, &r.update),
 	}); err != nil {
-		return err
+		return "failed", err
 	}
-	w.WriteHeader(http.StatusOK)
-	return nil
+	return "folded", nil
 }
 
 // writeJSON answers exactly 200: anything else is an error for NanoMDM.

@@ -63,6 +63,21 @@ func TestInvalidReports(t *testing.T) {
 	}
 }
 
+// TestReportsAreCounted checks that each report counts once, and looking is not reporting.
+func TestReportsAreCounted(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.assign("E", "set")
+	w.status("E", incremental)
+	w.status("E", "{")
+	w.store.failWrites(errors.New("disk full"))
+	w.status("E", incremental)
+	w.store.failWrites(nil)
+	w.request(http.MethodPut, "/status", incremental, "X-Enrollment-ID", "E", "X-Decree-Observe", "1")
+	w.get("E", "/tokens")
+	require.Equal(t, []string{"folded", "refused", "failed"}, w.results)
+}
+
 // TestErrorsRevealNothing: a device gets the body of an error from the MDM.
 func TestErrorsRevealNothing(t *testing.T) {
 	t.Parallel()

@@ -40,6 +40,7 @@ type world struct {
 	logs    *strings.Builder
 	elapsed atomic.Int64
 	dumped  [][]byte
+	results []string // what became of reports
 }
 
 func newWorld(t *testing.T) *world {
@@ -67,6 +68,11 @@ func (w *world) serve(options compositor.Options) {
 			mu.Lock()
 			defer mu.Unlock()
 			w.dumped = append(w.dumped, report)
+		},
+		Reported: func(result string) {
+			mu.Lock()
+			defer mu.Unlock()
+			w.results = append(w.results, result)
 		},
 	})
 	w.server = httptest.NewServer(mux)

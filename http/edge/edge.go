@@ -4,9 +4,6 @@ package edge
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -14,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/decree-ddm/decree/http/trace"
 )
 
 // HandlerFunc answers a request, or returns an error before it has written anything; the Mux then answers. After an
@@ -23,16 +22,20 @@ type HandlerFunc func(w http.ResponseWriter, r *http.Request) error
 // Mux routes requests by the patterns of net/http, and logs each once. It is safe for concurrent use after the last
 // Handle.
 type Mux struct {
-	mux    *http.ServeMux
-	before []func(http.ResponseWriter, *http.Request)
-	logger *slog.Logger
-	now    func() time.Time
+	mux      *http.ServeMux
+	before   []func(http.ResponseWriter, *http.Request)
+	routes   []*route
+	notFound http.Handler
+	observer Observer // nil: nobody
+	logger   *slog.Logger
+	now      func() time.Time
 }
 
 // NewMux returns a mux that logs to logger.
 func NewMux(logger *slog.Logger) *Mux {
 	m := &Mux{mux: http.NewServeMux(), logger: logger, now: time.Now}
-	m.mux.Handle("/", m.adapt("", false, m.unrouted))
+	m.notFound = m.adapt("", false, m.unrouted)
+	m.mux.Handle("/", m.notFound)
 	return m
 }
 
@@ -60,7 +63,7 @@ func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if handler, _ := m.mux.Handler(r); !isOurs(handler) {
 		// ServeMux would redirect to a cleaned path or to one with a slash at its end. Few clients follow that with a
 		// method and body, and an identifier in the path would have become another one.
-		m.adapt("", false, m.unrouted).ServeHTTP(w, r)
+		m.notFound.ServeHTTP(w, r)
 		return
 	}
 	m.mux.ServeHTTP(w, r)
@@ -103,14 +106,24 @@ func (m *Mux) unrouted(w http.ResponseWriter, r *http.Request) error {
 
 // adapt turns a handler that returns errors into one of net/http's, and logs.
 func (m *Mux) adapt(pattern string, opaque bool, handler HandlerFunc) http.Handler {
+	route := m.newRoute(pattern)
 	return routed(func(w http.ResponseWriter, r *http.Request) {
 		start := m.now()
-		event := &Event{TraceID: traceID(r)}
+		route.observer.Began()
+		event := &Event{header: r.Header}
 		answer := &answer{ResponseWriter: w}
-		err := m.call(handler, answer, r.WithContext(context.WithValue(r.Context(), eventKey{}, event)))
+		var err error
+		defer func() {
+			code := answer.status()
+			if wentAway(r, err) {
+				code = StatusClientGone
+			}
+			route.observer.Ended(code, m.now().Sub(start))
+		}()
+		err = m.call(handler, answer, r.WithContext(context.WithValue(r.Context(), eventKey{}, event)))
 		cut := err != nil && answer.wrote
 		if err != nil && !cut {
-			writeProblem(answer, problemOf(err), event.TraceID, opaque)
+			writeProblem(answer, problemOf(err), event, opaque)
 		}
 		m.log(r, pattern, event, answer, err, m.now().Sub(start))
 		if cut {
@@ -142,7 +155,7 @@ func (m *Mux) log(
 		if r.Method == http.MethodGet || event.quiet {
 			level = slog.LevelDebug
 		}
-	case errors.Is(err, context.Canceled) && r.Context().Err() != nil:
+	case wentAway(r, err):
 		text = "the client went away"
 	default:
 		text = err.Error()
@@ -154,7 +167,7 @@ func (m *Mux) log(
 		return
 	}
 	attributes := []slog.Attr{
-		slog.String("trace_id", event.TraceID),
+		slog.String("trace_id", event.TraceID()),
 		slog.String("method", r.Method),
 		slog.String("route", pattern),
 		slog.Int("status", answer.status()),
@@ -201,9 +214,10 @@ func (a *answer) status() int {
 
 // Event is what is logged of a request, filled in along the way.
 type Event struct {
-	TraceID string
+	header http.Header // of the request
 
 	mu    sync.Mutex
+	trace trace.Trace // none until somebody asks for it: few requests are logged
 	quiet bool
 	attrs []slog.Attr
 }
@@ -216,6 +230,16 @@ func EventOf(ctx context.Context) *Event {
 		return event
 	}
 	return &Event{}
+}
+
+// TraceID is the id of the trace that the request belongs to, by its traceparent (W3C Trace Context), or that of a new one.
+func (e *Event) TraceID() string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.trace == (trace.Trace{}) {
+		e.trace = trace.Of(e.header)
+	}
+	return e.trace.ID()
 }
 
 // Set adds an attribute. Payloads and secrets have no place in it.
@@ -236,16 +260,4 @@ func (e *Event) attributes() []slog.Attr {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.attrs
-}
-
-// traceID is the one in the request's traceparent header (W3C Trace Context), or a new one.
-func traceID(r *http.Request) string {
-	if parts := strings.Split(r.Header.Get("Traceparent"), "-"); len(parts) == 4 && len(parts[1]) == 32 {
-		if id, err := hex.DecodeString(parts[1]); err == nil && [16]byte(id) != [16]byte{} {
-			return parts[1]
-		}
-	}
-	var id [16]byte
-	_, _ = rand.Read(id[:]) // never fails
-	return hex.EncodeToString(id[:])
 }

@@ -2,6 +2,7 @@ package edge
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -123,4 +124,34 @@ func TestHalfAnAnswer(t *testing.T) {
 	_, err = io.ReadAll(response.Body)
 	require.ErrorIs(t, err, io.ErrUnexpectedEOF)
 	require.NoError(t, response.Body.Close())
+}
+
+// TestTraces checks that a request is logged under the trace that it came with, and that who is told of an error is told of
+// the same one.
+func TestTraces(t *testing.T) {
+	t.Parallel()
+	mux, log := serve()
+	mux.Handle("GET /fails", func(http.ResponseWriter, *http.Request) error { return errors.New("table is gone") })
+	const id = "4bf92f3577b34da6a3ce929d0e0e4736"
+	for parent, kept := range map[string]bool{
+		"00-" + id + "-00f067aa0ba902b7-01":      true,
+		"cc-" + id + "-00f067aa0ba902b7-01-more": true,
+		"00-" + id + "-00f067aa0ba902b7-01-more": false,
+		"ff-" + id + "-00f067aa0ba902b7-01":      false,
+		"nonsense":                               false,
+		"":                                       false,
+	} {
+		log.Reset()
+		request := httptest.NewRequest(http.MethodGet, "/fails", nil)
+		request.Header.Set("traceparent", parent)
+		recorder := httptest.NewRecorder()
+		mux.ServeHTTP(recorder, request)
+		var line struct {
+			TraceID string `json:"trace_id"`
+		}
+		require.NoError(t, json.Unmarshal(log.Bytes(), &line), "one line: %s", log)
+		require.Regexp(t, "^[0-9a-f]{32}$", line.TraceID)
+		require.Equal(t, kept, line.TraceID == id, parent)
+		require.Contains(t, recorder.Body.String(), line.TraceID)
+	}
 }

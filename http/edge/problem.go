@@ -36,6 +36,8 @@ func problemOf(err error) *Error {
 	var invalid *ddm.InvalidError
 	var missing *storage.MissingReferencesError
 	var inUse *storage.InUseError
+	var gone *storage.HappeningsGoneError
+	var notReady *storage.NotReadyError
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &known):
@@ -46,8 +48,12 @@ func problemOf(err error) *Error {
 		return &Error{Status: http.StatusUnprocessableEntity, Message: missing.Error(), Details: missing.Missing}
 	case errors.As(err, &inUse):
 		return inUseProblem(inUse)
+	case errors.As(err, &gone):
+		return NewError(http.StatusGone, "%s", gone.Error())
 	case errors.As(err, &tooLarge):
 		return NewError(http.StatusRequestEntityTooLarge, "the body is larger than %d bytes", tooLarge.Limit)
+	case errors.As(err, &notReady):
+		return NewError(http.StatusServiceUnavailable, "%s", notReady.Reason)
 	case errors.Is(err, storage.ErrNotFound):
 		return NewError(http.StatusNotFound, "not found")
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
@@ -75,7 +81,7 @@ func inUseProblem(inUse *storage.InUseError) *Error {
 	return problem
 }
 
-func writeProblem(w http.ResponseWriter, problem *Error, traceID string, opaque bool) {
+func writeProblem(w http.ResponseWriter, problem *Error, event *Event, opaque bool) {
 	body := struct {
 		Error   string   `json:"error"`
 		Details []string `json:"details,omitempty"`
@@ -84,7 +90,7 @@ func writeProblem(w http.ResponseWriter, problem *Error, traceID string, opaque 
 	case opaque:
 		body.Error, body.Details = strings.ToLower(http.StatusText(problem.Status)), nil
 	case body.Error == "":
-		body.Error = "something went wrong here; the log has it under trace id " + traceID
+		body.Error = "something went wrong here; the log has it under trace id " + event.TraceID()
 	}
 	if problem.Status == http.StatusServiceUnavailable {
 		w.Header().Set("Retry-After", "5")

@@ -110,6 +110,9 @@ func (h handler) apply(ctx context.Context, e storage.Event) error {
 // commandStatuses are what devices answer to a command, as opposed to asking for one.
 var commandStatuses = []string{"Acknowledged", "NotNow", "Error", "CommandFormatError"}
 
+// mayBeOurs reports whether a command may be one of ours, whose ids are UUIDs. Those of others can be any text.
+func mayBeOurs(commandUUID string) bool { return commandUUID != "" && len(commandUUID) <= 64 }
+
 // maxClockLead is how far the MDM's clock may be ahead before its time is not believed.
 const maxClockLead = 5 * time.Minute
 
@@ -132,7 +135,7 @@ func (received *event) read(now time.Time) (e storage.Event, relevant bool, err 
 	if about == nil {
 		return e, false, edge.NewError(http.StatusBadRequest, "the event is about no enrollment")
 	}
-	if e.Kind == storage.EventCommand && (about.CommandUUID == "" || !slices.Contains(commandStatuses, about.Status)) {
+	if e.Kind == storage.EventCommand && (!mayBeOurs(about.CommandUUID) || !slices.Contains(commandStatuses, about.Status)) {
 		return e, false, nil
 	}
 	if about.IDs.ID == "" && ofUser(about.RawPayload) {

@@ -142,6 +142,15 @@ func TestMicroMDM(t *testing.T) {
 	w.taken(event("mdm.Connect", `"status":"Acknowledged","command_uuid":"command","raw_payload":"`+plistOf("")+`"`))
 	require.Equal(t, "Acknowledged", w.enrollment("UDID").CommandOutcome)
 
+	// Other people's commands have any ids.
+	w.exec(`UPDATE enrollments SET lease_id = 1, lease_until = 1 WHERE id = 'UDID'`)
+	for _, length := range []int{64, 65, 300, 100_000} {
+		w.taken(event("mdm.Connect", `"status":"Error","command_uuid":"`+strings.Repeat("x", length)+`","raw_payload":""`))
+	}
+	var kept int
+	require.NoError(t, w.raw.QueryRow(`SELECT COUNT(*) FROM early_results`).Scan(&kept))
+	require.Equal(t, 1, kept, "those that can be ours")
+
 	// A user's message names the user's device and is not about it.
 	before := w.enrollments("")
 	for _, key := range []string{"UserID", "EnrollmentUserID"} {

@@ -96,7 +96,12 @@ func parse(code int, text []byte) (*answer, error) {
 	switch code {
 	case http.StatusOK, http.StatusMultiStatus, http.StatusInternalServerError:
 	default:
-		return nil, errors.New(strings.TrimSpace(fmt.Sprintf("NanoMDM answered %d %s", code, http.StatusText(code))))
+		text := strings.TrimSpace(fmt.Sprintf("NanoMDM answered %d %s", code, http.StatusText(code)))
+		if code >= 400 && code < 500 {
+			// Something before it does not like the request, which may be for one id that is in its path.
+			return nil, &notifier.RefusedError{Text: text}
+		}
+		return nil, errors.New(text)
 	}
 	a := &answer{}
 	if err := json.Unmarshal(text, a); err != nil ||

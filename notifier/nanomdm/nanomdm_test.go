@@ -294,6 +294,21 @@ func TestWrongKey(t *testing.T) {
 	require.Empty(t, server.Enqueued())
 }
 
+// TestRefusedPath checks that what stands before NanoMDM and does not like one id is no sign that NanoMDM does not work.
+func TestRefusedPath(t *testing.T) {
+	t.Parallel()
+	for code, one := range map[int]bool{400: true, 404: true, 414: true, 401: false, 403: false, 429: false, 502: false, 418: true} {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			http.Error(w, "<html>", code)
+		}))
+		_, err := newClient(t, server.URL+"/v1/enqueue/", key).Enqueue(testContext(t), devices, newCommand())
+		server.Close()
+		requireDiscreet(t, err)
+		var refused *notifier.RefusedError
+		require.Equal(t, one, errors.As(err, &refused), code)
+	}
+}
+
 func TestPushFaults(t *testing.T) {
 	t.Parallel()
 	for name, backend := range map[string]nanomdmtest.Option{

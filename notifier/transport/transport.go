@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/decree-ddm/decree/http/trace"
 	"github.com/decree-ddm/decree/notifier"
 )
 
@@ -34,7 +35,7 @@ type Client struct {
 func New(name, endpointURL, example, username, key string) (*Client, error) {
 	u, err := url.Parse(endpointURL)
 	if err != nil {
-		return nil, fmt.Errorf("enqueue URL: %w", withoutURL(err))
+		return nil, fmt.Errorf("enqueue URL: %w", WithoutURL(err))
 	}
 	if u.User != nil {
 		return nil, errors.New("enqueue URL: must not have a user name or password; the key is given by itself")
@@ -79,19 +80,20 @@ func Path(ids []string) string {
 
 // Do makes a request, with a body unless it is nil, and returns the answer's status code and body. An answer that can
 // only mean that the MDM, or a proxy before it, does not work is an error: a *notifier.BusyError if it asks to be left
-// alone for a while.
+// alone for a while. The trace of the context, if it has one, goes along.
 func (c *Client) Do(ctx context.Context, method, url string, body []byte) (code int, text []byte, err error) {
 	request, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(body))
 	if err != nil {
-		return 0, nil, fmt.Errorf("%s: %w", c.name, withoutURL(err))
+		return 0, nil, fmt.Errorf("%s: %w", c.name, WithoutURL(err))
 	}
 	request.SetBasicAuth(c.username, c.key)
 	if body != nil {
 		request.Header.Set("Content-Type", "application/xml")
 	}
+	trace.Pass(request)
 	response, err := c.http.Do(request)
 	if err != nil {
-		return 0, nil, fmt.Errorf("%s: %w", c.name, withoutURL(err))
+		return 0, nil, fmt.Errorf("%s: %w", c.name, WithoutURL(err))
 	}
 	defer func() { err = errors.Join(err, response.Body.Close()) }()
 	if text, err = io.ReadAll(io.LimitReader(response.Body, maxAnswerBytes)); err != nil {
@@ -108,7 +110,7 @@ func (c *Client) check(response *http.Response) error {
 	case code == http.StatusUnauthorized, code == http.StatusForbidden:
 		return errors.New(answered + ": the enqueue key is wrong")
 	case code == http.StatusTooManyRequests, code == http.StatusServiceUnavailable:
-		if after := retryAfter(response.Header.Get("Retry-After")); after > 0 {
+		if after := RetryAfter(response.Header.Get("Retry-After")); after > 0 {
 			return &notifier.BusyError{After: after, Text: answered}
 		}
 		return errors.New(answered)
@@ -118,8 +120,8 @@ func (c *Client) check(response *http.Response) error {
 	return nil
 }
 
-// retryAfter reads a Retry-After header: seconds, or a date. It returns 0 where there is none that makes sense.
-func retryAfter(header string) time.Duration {
+// RetryAfter reads a Retry-After header: seconds, or a date. It returns 0 where there is none that makes sense.
+func RetryAfter(header string) time.Duration {
 	if seconds, err := strconv.Atoi(header); err == nil {
 		return time.Duration(min(max(seconds, 0), 86400)) * time.Second
 	}
@@ -129,8 +131,8 @@ func retryAfter(header string) time.Duration {
 	return 0
 }
 
-// withoutURL takes the URL out of an error of url and http, which has every id in it, or a secret.
-func withoutURL(err error) error {
+// WithoutURL takes the URL out of an error of url and http, which has every id in it, or a secret.
+func WithoutURL(err error) error {
 	var urlErr *url.Error
 	if errors.As(err, &urlErr) {
 		return urlErr.Err

@@ -44,13 +44,13 @@ func TestRetryAfterForms(t *testing.T) {
 		"1.5": 0, "soon": 0, "7 seconds": 0, "7, 8": 0, "0x10": 0, "\x00": 0,
 		"Sun, 06 Nov 1994 08:49:37 GMT": 0, "Sun, 99 Nov 2094 08:49:37 GMT": 0,
 	} {
-		require.Equal(t, want, retryAfter(header), header)
+		require.Equal(t, want, RetryAfter(header), header)
 	}
 	for _, layout := range []string{http.TimeFormat, time.RFC850, time.ANSIC} {
-		after := retryAfter(time.Now().Add(time.Hour).UTC().Format(layout))
+		after := RetryAfter(time.Now().Add(time.Hour).UTC().Format(layout))
 		require.InDelta(t, time.Hour, after, float64(patience), layout)
 	}
-	require.Positive(t, retryAfter("Fri, 31 Dec 9999 23:59:59 GMT"))
+	require.Positive(t, RetryAfter("Fri, 31 Dec 9999 23:59:59 GMT"))
 }
 
 // TestAnswers is about which answers are the MDM's own.

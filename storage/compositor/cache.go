@@ -14,6 +14,8 @@ type cache[V any] struct {
 	lru      *simplelru.LRU[string, sized[V]]
 	bytes    int64
 	maxBytes int64
+
+	hits, misses int64
 }
 
 type sized[V any] struct {
@@ -38,7 +40,27 @@ func (c *cache[V]) get(key string) (V, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	entry, ok := c.lru.Get(key)
+	if ok {
+		c.hits++
+	} else {
+		c.misses++
+	}
 	return entry.value, ok
+}
+
+// CacheStats is how a cache does.
+type CacheStats struct {
+	Name                          string
+	Hits, Misses, Bytes, MaxBytes int64
+	Entries                       int
+}
+
+func (c *cache[V]) stats(name string) CacheStats {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return CacheStats{
+		Name: name, Hits: c.hits, Misses: c.misses, Bytes: c.bytes, MaxBytes: c.maxBytes, Entries: c.lru.Len(),
+	}
 }
 
 // add keeps a value of so many bytes, unless it is too large to be kept beside others. It takes the place of one that

@@ -51,6 +51,13 @@ func New(source storage.Compositions, options Options) *Compositor {
 	}
 }
 
+// Caches tells how each cache does.
+func (c *Compositor) Caches() []CacheStats {
+	return []CacheStats{
+		c.sets.stats("sets"), c.compositions.stats("compositions"), c.bodies.stats("declarations"), c.kept.stats("manifests"),
+	}
+}
+
 // Compose returns the composition of an enrollment whose vector was just read. When content has changed since, the
 // composition is of a newer vector.
 func (c *Compositor) Compose(ctx context.Context, enrollmentID string, vector storage.Vector) (*storage.Composition, error) {

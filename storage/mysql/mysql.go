@@ -38,6 +38,19 @@ func Open(ctx context.Context, dsn string, options sqlstore.Options) (*sqlstore.
 	return sqlstore.New(ctx, db, db, dialect, options)
 }
 
+// OpenExisting connects as Open does, and migrates nothing: a database with another schema than this program's is refused.
+func OpenExisting(ctx context.Context, dsn string, options sqlstore.Options) (*sqlstore.Store, error) {
+	connector, err := newConnector(dsn)
+	if err != nil {
+		return nil, fmt.Errorf("reading the DSN: %w", err)
+	}
+	db := sql.OpenDB(connector)
+	if err := sqlstore.RequireSchema(ctx, db, dialect); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return sqlstore.New(ctx, db, db, dialect, options)
+}
+
 // newConnector returns what makes connections with the settings that Decree relies on.
 func newConnector(dsn string) (driver.Connector, error) {
 	config, err := mysql.ParseDSN(dsn)
@@ -111,11 +124,7 @@ func migrate(ctx context.Context, db *sql.DB) (err error) {
 		_, releaseErr := lock.ExecContext(context.WithoutCancel(ctx), `DO RELEASE_LOCK(`+name+`)`)
 		err = errors.Join(err, releaseErr)
 	}()
-	files, err := fs.Sub(migrations, "migrations")
-	if err != nil {
-		return err
-	}
-	provider, err := goose.NewProvider(goose.DialectMySQL, db, files)
+	provider, err := goose.NewProvider(goose.DialectMySQL, db, migrationFiles())
 	if err != nil {
 		return fmt.Errorf("reading the migrations: %w", err)
 	}
@@ -125,11 +134,20 @@ func migrate(ctx context.Context, db *sql.DB) (err error) {
 	return nil
 }
 
+func migrationFiles() fs.FS {
+	files, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		panic(err) // the directory is embedded above
+	}
+	return files
+}
+
 var dialect = &sqlstore.Dialect{
-	Now:         `CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS SIGNED)`,
-	RandomBelow: `CAST(FLOOR(RAND() * ?) AS SIGNED)`,
-	Lock:        ` FOR UPDATE`,
-	LockSkip:    ` FOR UPDATE SKIP LOCKED`,
+	SchemaVersion: sqlstore.SchemaVersion(migrationFiles()),
+	Now:           `CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS SIGNED)`,
+	RandomBelow:   `CAST(FLOOR(RAND() * ?) AS SIGNED)`,
+	Lock:          ` FOR UPDATE`,
+	LockSkip:      ` FOR UPDATE SKIP LOCKED`,
 	// With a LIMIT, MariaDB likes the primary key, and would read through all that a condition leaves out.
 	ReadBy: func(index string) string { return ` FORCE INDEX (` + index + `)` },
 	// INSERT IGNORE would ignore much more, and cut a key that is too long. It also locks an existing row in a way that

@@ -34,7 +34,7 @@ func newDatabase(t *testing.T) storagetest.Database {
 }
 
 // handle returns a handle of the test's own, with the settings of the stores'.
-func handle(t *testing.T, dsn string) *sql.DB {
+func handle(t testing.TB, dsn string) *sql.DB {
 	t.Helper()
 	connector, err := newConnector(dsn)
 	require.NoError(t, err)

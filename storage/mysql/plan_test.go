@@ -2,12 +2,14 @@ package mysql
 
 import (
 	"database/sql"
+	"fmt"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/decree-ddm/decree/storage"
 	"github.com/decree-ddm/decree/storage/mysql/mysqltest"
 	"github.com/decree-ddm/decree/storage/sqlstore"
 	"github.com/decree-ddm/decree/storage/storagetest"
@@ -21,6 +23,7 @@ var walks = map[string]string{
 	"FROM enrollments WHERE attempts > 0":         "enrollments_failing",
 	"FROM enrollments WHERE priority = ? AND not": "enrollments_queue",
 	"FROM fanouts\n\t\tWHERE set_name > ''":       "PRIMARY",
+	"WHERE sync_news = 1":                         "enrollments_sync_news",
 }
 
 // TestPlans checks that no statement reads through a whole table.
@@ -85,7 +88,7 @@ type step struct {
 	rows               int64
 }
 
-func plan(t *testing.T, db *sql.DB, statement storagetest.Statement) []step {
+func plan(t testing.TB, db *sql.DB, statement storagetest.Statement) []step {
 	t.Helper()
 	rows, err := db.QueryContext(t.Context(), `EXPLAIN `+statement.Text, statement.Args...)
 	require.NoError(t, err, statement.Text)
@@ -129,7 +132,7 @@ func valueOrNil(s sql.NullString) any {
 }
 
 // tables returns the names of Decree's tables.
-func tables(t *testing.T, db *sql.DB) []string {
+func tables(t testing.TB, db *sql.DB) []string {
 	t.Helper()
 	rows, err := db.QueryContext(t.Context(), `SELECT table_name FROM information_schema.tables
 		WHERE table_schema = DATABASE() AND table_name NOT LIKE 'goose%' ORDER BY table_name`)
@@ -143,4 +146,30 @@ func tables(t *testing.T, db *sql.DB) []string {
 	}
 	require.NoError(t, rows.Err())
 	return names
+}
+
+// BenchmarkFleetPlans prints how the statements of questions about the fleet are read. How long they take is measured in
+// cmd/decree.
+func BenchmarkFleetPlans(b *testing.B) {
+	ctx := b.Context()
+	dsn := mysqltest.DSN(b)
+	db := handle(b, dsn)
+	require.NoError(b, migrate(ctx, db))
+	storagetest.Populate(b, db)
+	connector, err := newConnector(dsn)
+	require.NoError(b, err)
+	recorder := &storagetest.Recorder{Connector: connector}
+	recorded := sql.OpenDB(recorder)
+	clock := storagetest.NewClock()
+	store, err := sqlstore.New(ctx, recorded, recorded, dialect, sqlstore.Options{Clock: clock.Now})
+	require.NoError(b, err)
+	for range b.N {
+		storagetest.AskFleet(ctx, b, store, storage.Page{Limit: 100})
+	}
+	require.NoError(b, store.Close())
+	for _, statement := range recorder.Statements() {
+		if strings.HasPrefix(statement.Text, "SELECT") { // a benchmark's log is cut
+			fmt.Printf("%s\n%+v\n\n", statement.Text, plan(b, db, statement))
+		}
+	}
 }

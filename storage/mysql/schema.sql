@@ -1,5 +1,12 @@
 -- The schema after all migrations: go test ./storage/mysql -run TestSchema -update
 
+CREATE TABLE capabilities (
+    id varbinary(64) NOT NULL,
+    name varbinary(255) NOT NULL,
+    PRIMARY KEY (id, name),
+    KEY capabilities_name (name, id)
+) ENGINE InnoDB COLLATE utf8mb4_bin;
+
 CREATE TABLE declarations (
     identifier varbinary(255) NOT NULL,
     type varbinary(255) NOT NULL,
@@ -17,6 +24,19 @@ CREATE TABLE declaration_references (
     referred varbinary(255) NOT NULL,
     PRIMARY KEY (identifier, referred),
     KEY declaration_references_referred (referred, identifier)
+) ENGINE InnoDB COLLATE utf8mb4_bin;
+
+CREATE TABLE declaration_summaries (
+    identifier varbinary(255) NOT NULL,
+    server_token varbinary(255) NOT NULL,
+    assigned bigint NOT NULL,
+    current bigint NOT NULL,
+    active bigint NOT NULL,
+    valid bigint NOT NULL,
+    invalid bigint NOT NULL,
+    counted_at bigint NOT NULL,
+    PRIMARY KEY (identifier),
+    KEY declaration_summaries_counted (counted_at)
 ) ENGINE InnoDB COLLATE utf8mb4_bin;
 
 CREATE TABLE declaration_versions (
@@ -85,11 +105,14 @@ CREATE TABLE enrollments (
     synced_at bigint,
     out_of_sync tinyint NOT NULL DEFAULT 0,
     sync_changed_at bigint,
+    sync_told tinyint NOT NULL DEFAULT 0,
+    sync_news tinyint VIRTUAL GENERATED,
     PRIMARY KEY (id),
     KEY enrollments_failing (failures),
     KEY enrollments_parent (parent_id),
     KEY enrollments_queue (priority, notify_at),
-    KEY enrollments_sync (out_of_sync, id)
+    KEY enrollments_sync (out_of_sync, id),
+    KEY enrollments_sync_news (sync_news, id)
 ) ENGINE InnoDB COLLATE utf8mb4_bin;
 
 CREATE TABLE enrollment_sets (
@@ -97,6 +120,50 @@ CREATE TABLE enrollment_sets (
     set_name varbinary(255) NOT NULL,
     PRIMARY KEY (enrollment_id, set_name),
     KEY enrollment_sets_set (set_name, enrollment_id)
+) ENGINE InnoDB COLLATE utf8mb4_bin;
+
+CREATE TABLE events (
+    id bigint NOT NULL,
+    at bigint NOT NULL,
+    kind varbinary(64) NOT NULL,
+    enrollment_id varbinary(255) NOT NULL,
+    detail text COLLATE utf8mb4_bin NOT NULL,
+    PRIMARY KEY (id)
+) ENGINE InnoDB COLLATE utf8mb4_bin;
+
+CREATE TABLE event_log (
+    id tinyint NOT NULL,
+    last_id bigint NOT NULL,
+    delivered_id bigint,
+    lease_id bigint,
+    lease_until bigint,
+    PRIMARY KEY (id)
+) ENGINE InnoDB COLLATE utf8mb4_bin;
+
+CREATE TABLE event_outbox (
+    id bigint NOT NULL AUTO_INCREMENT,
+    at bigint NOT NULL,
+    kind varbinary(64) NOT NULL,
+    enrollment_id varbinary(255) NOT NULL,
+    detail text COLLATE utf8mb4_bin NOT NULL,
+    PRIMARY KEY (id)
+) ENGINE InnoDB COLLATE utf8mb4_bin;
+
+CREATE TABLE facts (
+    enrollment_id varbinary(255) NOT NULL,
+    serial_number varbinary(255) NOT NULL,
+    model varbinary(255) NOT NULL,
+    os_family varbinary(255) NOT NULL,
+    os_version varbinary(255) NOT NULL,
+    os_order varbinary(255) NOT NULL,
+    os_build varbinary(255) NOT NULL,
+    capabilities varbinary(64) NOT NULL,
+    confirmed_at bigint,
+    PRIMARY KEY (enrollment_id),
+    KEY facts_capabilities (capabilities, enrollment_id),
+    KEY facts_model (model, enrollment_id),
+    KEY facts_os (os_family, enrollment_id),
+    KEY facts_serial_number (serial_number, enrollment_id)
 ) ENGINE InnoDB COLLATE utf8mb4_bin;
 
 CREATE TABLE fanouts (
@@ -118,6 +185,18 @@ CREATE TABLE manifests (
     served_at bigint NOT NULL,
     PRIMARY KEY (token),
     KEY manifests_served (served_at)
+) ENGINE InnoDB COLLATE utf8mb4_bin;
+
+CREATE TABLE problems (
+    kind varbinary(32) NOT NULL,
+    subject varbinary(255) NOT NULL,
+    enrollment_id varbinary(255) NOT NULL,
+    server_token varbinary(255) NOT NULL,
+    code varbinary(255) NOT NULL,
+    received_at bigint NOT NULL,
+    PRIMARY KEY (kind, subject, enrollment_id, server_token),
+    KEY problems_code (code, kind, subject, received_at),
+    KEY problems_enrollment (enrollment_id)
 ) ENGINE InnoDB COLLATE utf8mb4_bin;
 
 CREATE TABLE sets (
@@ -144,8 +223,7 @@ CREATE TABLE status_declarations (
     reasons longtext COLLATE utf8mb4_bin,
     report_id bigint NOT NULL,
     received_at bigint NOT NULL,
-    PRIMARY KEY (enrollment_id, identifier, server_token),
-    KEY status_declarations_identifier (identifier, server_token)
+    PRIMARY KEY (enrollment_id, identifier, server_token)
 ) ENGINE InnoDB COLLATE utf8mb4_bin;
 
 CREATE TABLE status_errors (
@@ -175,7 +253,7 @@ CREATE TABLE status_values (
     value_hash binary(16) NOT NULL,
     path varbinary(255) NOT NULL,
     element varbinary(255) NOT NULL,
-    value longtext COLLATE utf8mb4_bin NOT NULL,
+    value longblob NOT NULL,
     report_id bigint NOT NULL,
     changed_at bigint NOT NULL,
     PRIMARY KEY (enrollment_id, path_hash, element_hash),

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"database/sql/driver"
+	"fmt"
 	"net/url"
 	"path/filepath"
 	"regexp"
@@ -13,6 +14,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/decree-ddm/decree/storage"
 	"github.com/decree-ddm/decree/storage/sqlstore"
 	"github.com/decree-ddm/decree/storage/storagetest"
 )
@@ -64,7 +66,7 @@ func TestPlans(t *testing.T) {
 	}
 }
 
-func plan(t *testing.T, db *sql.DB, statement storagetest.Statement) []string {
+func plan(t testing.TB, db *sql.DB, statement storagetest.Statement) []string {
 	t.Helper()
 	rows, err := db.QueryContext(t.Context(), `EXPLAIN QUERY PLAN `+statement.Text, statement.Args...)
 	require.NoError(t, err, statement.Text)
@@ -78,4 +80,32 @@ func plan(t *testing.T, db *sql.DB, statement storagetest.Statement) []string {
 	}
 	require.NoError(t, rows.Err())
 	return steps
+}
+
+// BenchmarkFleetPlans prints how the statements of questions about the fleet are read. How long they take is measured in
+// cmd/decree.
+func BenchmarkFleetPlans(b *testing.B) {
+	ctx := b.Context()
+	path := filepath.Join(b.TempDir(), "decree.db")
+	db := handle(b, path)
+	require.NoError(b, migrate(ctx, db))
+	storagetest.Populate(b, db)
+	_, err := db.ExecContext(ctx, `ANALYZE`)
+	require.NoError(b, err)
+	recorder := &storagetest.Recorder{Connector: nameConnector{
+		dataSourceName(path, url.Values{"_txlock": {"immediate"}}), db.Driver(),
+	}}
+	recorded := sql.OpenDB(recorder)
+	clock := storagetest.NewClock()
+	store, err := sqlstore.New(ctx, recorded, recorded, dialect, sqlstore.Options{Clock: clock.Now})
+	require.NoError(b, err)
+	for range b.N {
+		storagetest.AskFleet(ctx, b, store, storage.Page{Limit: 100})
+	}
+	require.NoError(b, store.Close())
+	for _, statement := range recorder.Statements() {
+		if strings.HasPrefix(statement.Text, "SELECT") { // a benchmark's log is cut
+			fmt.Printf("%s\n%s\n\n", statement.Text, strings.Join(plan(b, db, statement), "\n"))
+		}
+	}
 }

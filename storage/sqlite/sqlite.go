@@ -57,6 +57,10 @@ func dataSourceName(path string, settings url.Values) string {
 	} {
 		settings.Add("_pragma", pragma)
 	}
+	return fileURL(path, settings)
+}
+
+func fileURL(path string, settings url.Values) string {
 	name := url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath(), RawQuery: settings.Encode()}
 	return name.String()
 }
@@ -73,6 +77,7 @@ func migrate(ctx context.Context, db *sql.DB) error {
 }
 
 var dialect = &sqlstore.Dialect{
+	SchemaVersion:  sqlstore.SchemaVersion(migrationFiles()),
 	Now:            `CAST(unixepoch('subsec') * 1000000 AS INTEGER)`,
 	RandomBelow:    `CAST((random() / 18446744073709551616.0 + 0.5) * ? AS INTEGER)`,
 	ReadBy:         func(index string) string { return ` INDEXED BY ` + index },
@@ -80,6 +85,7 @@ var dialect = &sqlstore.Dialect{
 	Upsert:         func(key string) string { return `ON CONFLICT (` + key + `) DO UPDATE SET` },
 	Inserted:       func(column string) string { return `excluded.` + column },
 	AfterIncrement: ` + 1`,
+	SelfCheck:      `PRAGMA integrity_check`,
 	Again:          busy,
 	OneWriter:      true,
 }

@@ -126,6 +126,10 @@ func (t *tx) finalise(lease storage.Lease, outcome storage.Outcome, ids []string
 	spread := outcome.Spread.Microseconds() + 1
 	// A device may finish while it is being told: then nothing is due.
 	unlessSynced := func(next string) {
+		if outcome.Error != "" { // it does not know that it was told
+			unlessMarked("notify_at", next, spread)
+			return
+		}
 		unlessMarked("notify_at", `CASE WHEN synced_token = ? THEN NULL ELSE `+next+` END`, outcome.DesiredToken, spread)
 	}
 	claimedAt := `lease_until - ` + strconv.FormatInt(lease.Duration.Microseconds(), 10)
@@ -136,12 +140,16 @@ func (t *tx) finalise(lease storage.Lease, outcome storage.Outcome, ids []string
 		unlessMarked("held", `CASE WHEN `+still+` THEN 0 ELSE held END`, outcome.DesiredToken)
 		unlessMarked("notify_at", `CASE WHEN `+still+` THEN NULL ELSE notify_at END`, outcome.DesiredToken)
 		add(`attempts = 0, push_failures = 0, last_error = NULL`)
+		add(`command_token = CASE WHEN command_token <> ? AND `+still+` THEN NULL ELSE command_token END`,
+			outcome.DesiredToken, outcome.DesiredToken)
 		add(t.syncState(`CASE WHEN `+still+` THEN 0 ELSE 1 END`), outcome.DesiredToken, outcome.DesiredToken)
 	case storage.OutcomeSynced:
 		// Unless the device was served another manifest since.
 		add(`synced_at = CASE WHEN asked_token = ? THEN `+t.now+` ELSE synced_at END,
 			synced_token = CASE WHEN asked_token = ? THEN ? ELSE synced_token END`,
 			outcome.DesiredToken, outcome.DesiredToken, outcome.DesiredToken)
+		add(`command_token = CASE WHEN command_token <> ? AND asked_token = ? THEN NULL ELSE command_token END`,
+			outcome.DesiredToken, outcome.DesiredToken)
 		unlessMarked("held", "CASE WHEN asked_token = ? THEN 0 ELSE held END", outcome.DesiredToken)
 		unlessMarked("notify_at", "CASE WHEN asked_token = ? THEN NULL ELSE notify_at END", outcome.DesiredToken)
 		add(`attempts = 0, push_failures = 0, last_error = NULL, `+t.syncState(`CASE WHEN asked_token = ? THEN 0 ELSE out_of_sync END`),
@@ -150,9 +158,12 @@ func (t *tx) finalise(lease storage.Lease, outcome storage.Outcome, ids []string
 		unlessMarked("notify_at", "NULL")
 		add(t.syncState("1"))
 	case storage.OutcomePostponed:
-		// Unless it waits to be told all the same.
-		unlessMarked("notify_at", `CASE WHEN synced_token = ? AND force_seq <= sent_seq THEN NULL ELSE `+next+` END`,
-			outcome.DesiredToken, spread)
+		if outcome.After > 0 { // else it was not looked at
+			outOfSync()
+		}
+		// Unless it waits to be told, or to be woken, all the same.
+		unlessMarked("notify_at", `CASE WHEN synced_token = ? AND force_seq <= sent_seq AND push_failures = 0
+			THEN NULL ELSE `+next+` END`, outcome.DesiredToken, spread)
 	case storage.OutcomeSent:
 		// A device can be at work before the MDM has answered, and before it is known that it was told.
 		busy := `CASE WHEN fetched_at > ` + claimedAt + ` OR asked_at > ` + claimedAt + ` THEN ` + t.now + ` ELSE NULL END`

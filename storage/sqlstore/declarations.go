@@ -65,19 +65,8 @@ func (s *Store) PutDeclaration(
 			return nil
 		}
 		changed = true
-		serverToken := ddm.ServerToken(contentHash, row.touches)
-		if exists {
-			err = t.replaceDeclaration(declaration, row, serverToken, contentHash)
-		} else {
-			_, err = t.exec(`INSERT INTO declarations
-				(identifier, type, class, server_token, content_hash, touches, created_at, changed_at)
-				VALUES (?, ?, ?, ?, ?, 0, `+t.now+`, `+t.now+`)`,
-				declaration.Identifier, declaration.Type, string(declaration.Class), serverToken, contentHash)
-		}
-		if err != nil {
-			return err
-		}
-		if err := t.insertVersion(declaration, serverToken); err != nil {
+		serverToken, touches := nextToken(contentHash, row.touches, row.serverToken)
+		if err := t.writeDeclaration(declaration, row, exists, serverToken, contentHash, touches); err != nil {
 			return err
 		}
 		if err := t.replaceReferences(declaration.Identifier, references); err != nil {
@@ -88,15 +77,41 @@ func (s *Store) PutDeclaration(
 	return changed, err
 }
 
-func (t *tx) replaceDeclaration(
-	declaration *ddm.Declaration, row declarationRow, serverToken, contentHash string,
+// nextToken returns the ServerToken of a content that was touched so often, and how often it was. A token that was imported
+// can be one that another Decree has made, and must not be taken for a new one.
+func nextToken(contentHash string, touches int64, current string) (serverToken string, touched int64) {
+	serverToken = ddm.ServerToken(contentHash, touches)
+	if serverToken == current {
+		touches++
+		serverToken = ddm.ServerToken(contentHash, touches)
+	}
+	return serverToken, touches
+}
+
+// writeDeclaration makes a declaration what it is to be now, its references aside. The row is what it was until now, if it
+// existed.
+func (t *tx) writeDeclaration(
+	declaration *ddm.Declaration, row declarationRow, exists bool, serverToken, contentHash string, touches int64,
 ) error {
-	if _, err := t.exec(`UPDATE declarations SET type = ?, class = ?, server_token = ?, content_hash = ?,
-			changed_at = `+t.now+` WHERE identifier = ?`,
-		declaration.Type, string(declaration.Class), serverToken, contentHash, declaration.Identifier); err != nil {
+	t.touchedDeclarations = append(t.touchedDeclarations, declaration.Identifier)
+	if exists {
+		if _, err := t.exec(`UPDATE declarations SET type = ?, class = ?, server_token = ?, content_hash = ?, touches = ?,
+				changed_at = `+t.now+` WHERE identifier = ?`, declaration.Type, string(declaration.Class), serverToken,
+			contentHash, touches, declaration.Identifier); err != nil {
+			return err
+		}
+		if err := t.retireVersion(declaration.Identifier, row.serverToken); err != nil {
+			return err
+		}
+	} else if _, err := t.exec(`INSERT INTO declarations
+			(identifier, type, class, server_token, content_hash, touches, created_at, changed_at)
+			VALUES (?, ?, ?, ?, ?, ?, `+t.now+`, `+t.now+`)`, declaration.Identifier, declaration.Type,
+		string(declaration.Class), serverToken, contentHash, touches); err != nil {
+		return err
+	} else if err := t.createSummary(declaration.Identifier, serverToken); err != nil {
 		return err
 	}
-	return t.retireVersion(declaration.Identifier, row.serverToken)
+	return t.insertVersion(declaration, serverToken)
 }
 
 // retireVersion notes that a version is no longer the current one; it can still be fetched for a while.
@@ -157,15 +172,8 @@ func (s *Store) TouchDeclaration(ctx context.Context, identifier string, options
 		if err != nil {
 			return err
 		}
-		serverToken := ddm.ServerToken(row.contentHash, row.touches+1)
-		if _, err := t.exec(`UPDATE declarations SET server_token = ?, touches = touches + 1, changed_at = `+t.now+`
-			WHERE identifier = ?`, serverToken, identifier); err != nil {
-			return err
-		}
-		if err := t.retireVersion(identifier, row.serverToken); err != nil {
-			return err
-		}
-		if err := t.insertVersion(declaration, serverToken); err != nil {
+		serverToken, touches := nextToken(row.contentHash, row.touches+1, row.serverToken)
+		if err := t.writeDeclaration(declaration, row, true, serverToken, row.contentHash, touches); err != nil {
 			return err
 		}
 		return t.changeSetsOf(identifier, options)
@@ -204,6 +212,9 @@ func (s *Store) DeleteDeclaration(ctx context.Context, identifier string) (chang
 			return err
 		}
 		if err := t.retireVersion(identifier, row.serverToken); err != nil {
+			return err
+		}
+		if _, err := t.exec(`DELETE FROM declaration_summaries WHERE identifier = ?`, identifier); err != nil {
 			return err
 		}
 		_, err = t.exec(`DELETE FROM declarations WHERE identifier = ?`, identifier)

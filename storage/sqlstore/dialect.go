@@ -2,6 +2,8 @@ package sqlstore
 
 // Dialect is what differs between databases.
 type Dialect struct {
+	// SchemaVersion is the version of the newest migration.
+	SchemaVersion int64
 	// Now is an expression for the database's clock: microseconds since 1970, an integer.
 	Now string
 	// RandomBelow is an expression for a random integer from 0 to below its one parameter.
@@ -23,6 +25,9 @@ type Dialect struct {
 	// AfterIncrement goes behind a column that an earlier assignment of the same UPDATE has incremented, to mean its
 	// new value: nothing where assignments see those before them, + 1 where all see the old row.
 	AfterIncrement string
+	// SelfCheck is a query that has the database check itself, and answers with texts: "ok", or what is wrong. Empty where
+	// there is none that servers can work beside.
+	SelfCheck string
 	// Again reports whether an error means that the transaction lost against another and is to be tried again.
 	Again func(error) bool
 	// OneWriter says that only one transaction can write at a time, so that they take turns here, with those that

@@ -24,6 +24,7 @@ func (s *Store) PutEnrollmentSet(
 			return err
 		}
 		changed = true
+		t.touchedSets = append(t.touchedSets, set)
 		if _, err := t.exec(`INSERT INTO enrollment_sets (enrollment_id, set_name) VALUES (?, ?)`,
 			enrollmentID, set); err != nil {
 			return err
@@ -57,6 +58,9 @@ func (s *Store) deleteEnrollmentSets(
 		// Whoever has sets has a row. Without one there is nothing to delete, and no row is made for it.
 		known, err := t.exists(`SELECT 1 FROM enrollments WHERE id = ?`+t.dialect.Lock, enrollmentID)
 		if err != nil || !known {
+			return err
+		}
+		if err := t.touchSetsOf(enrollmentID); err != nil {
 			return err
 		}
 		deleted, err := t.exec(statement, args...)

@@ -173,7 +173,8 @@ func (t *tx) updateDevice(u storage.DeviceUpdate) error {
 		add(`parent_id = ?`, u.ParentID)
 	}
 	if u.DesiredToken != "" {
-		add(`desired_token = ?`, u.DesiredToken)
+		// What was composed before somebody marked the enrollment may not be what it should have now.
+		add(`desired_token = CASE WHEN notify_seq = ? THEN ? ELSE desired_token END`, u.NotifySeq, u.DesiredToken)
 	}
 	if u.AskedToken != "" {
 		add(`asked_token = ?, asked_at = `+t.now, u.AskedToken)
@@ -181,14 +182,19 @@ func (t *tx) updateDevice(u storage.DeviceUpdate) error {
 	// A request that took long must not undo what later ones of the same device have told.
 	const unserved = `COALESCE(fetched_token, '') = ?`
 	if u.SyncedToken != "" {
+		const still = `(notify_seq = ? OR desired_token = ?)` // what it should have
 		add(`asked_token = CASE WHEN `+unserved+` THEN NULL ELSE asked_token END,
 			asked_at = CASE WHEN `+unserved+` THEN NULL ELSE asked_at END,
-			sync_changed_at = CASE WHEN `+unserved+` AND (out_of_sync = 1 OR sync_changed_at IS NULL)
+			sync_changed_at = CASE WHEN `+unserved+` AND `+still+` AND (out_of_sync = 1 OR sync_changed_at IS NULL)
 				THEN `+t.now+` ELSE sync_changed_at END,
-			out_of_sync = CASE WHEN `+unserved+` THEN 0 ELSE out_of_sync END,
+			out_of_sync = CASE WHEN `+unserved+` AND `+still+` THEN 0 ELSE out_of_sync END,
 			synced_at = CASE WHEN `+unserved+` THEN `+t.now+` ELSE synced_at END,
 			synced_token = CASE WHEN `+unserved+` THEN ? ELSE synced_token END`,
-			u.SeenFetched, u.SeenFetched, u.SeenFetched, u.SeenFetched, u.SeenFetched, u.SeenFetched, u.SyncedToken)
+			u.SeenFetched, u.SeenFetched, u.SeenFetched, u.NotifySeq, u.SyncedToken, u.SeenFetched, u.NotifySeq, u.SyncedToken,
+			u.SeenFetched, u.SeenFetched, u.SyncedToken)
+		// A command for another token is spent: should that be desired again, the device has to be told again.
+		add(`command_token = CASE WHEN command_token <> ? AND `+unserved+` THEN NULL ELSE command_token END`,
+			u.SyncedToken, u.SeenFetched)
 	} else if u.LostSync {
 		add(`synced_token = NULL, synced_at = NULL`)
 	}
@@ -212,20 +218,30 @@ func (t *tx) updateDevice(u storage.DeviceUpdate) error {
 		add(`attempts = 0, push_failures = 0, last_error = NULL`)
 	case storage.CheckPostpone:
 		later := t.later(u.CheckAfter.Microseconds())
-		otherwise := `notify_at`
-		if u.FetchedToken != "" || u.LostSync {
-			// Whoever marked it may have found it in sync with what it held until now.
-			otherwise = `COALESCE(notify_at, ` + later + `)`
-		}
 		add(`priority = CASE WHEN `+undisturbed+` THEN 0 ELSE priority END`, guard...)
-		add(`notify_at = CASE WHEN `+undisturbed+` THEN `+later+` ELSE `+otherwise+` END`, guard...)
+		// Whoever marked it may have found it in sync with what it held until now.
+		add(`notify_at = CASE WHEN `+undisturbed+` THEN `+later+` ELSE COALESCE(notify_at, `+later+`) END`, guard...)
 	}
 	if u.FetchedToken != "" {
 		add(`fetched_token = ?, fetched_at = `+t.now+`, asked_token = NULL, asked_at = NULL`, u.FetchedToken)
 	}
+	back := false
+	if u.Back {
+		// Of requests that come together only one brings it back.
+		var err error
+		if back, err = t.exists(`SELECT 1 FROM enrollments WHERE id = ? AND left_at IS NOT NULL`+t.dialect.Lock, u.ID); err != nil {
+			return err
+		}
+	}
 	written, err := t.exec(`UPDATE enrollments SET `+set+` WHERE id = ? AND enroll_epoch = ?`,
 		append(values, u.ID, u.Epoch)...)
-	if err != nil || written == 0 || !u.Back {
+	if err != nil || written == 0 || !back {
+		return err
+	}
+	if err := t.happened(storage.HappenedEnrolled, u.ID, map[string]any{"seen": true}); err != nil {
+		return err
+	}
+	if err := t.touchSetsOf(u.ID); err != nil {
 		return err
 	}
 	// Nothing was due for it while it was gone, and a notifier may be about to say so again.

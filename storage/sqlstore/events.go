@@ -154,8 +154,26 @@ func (t *tx) tokenUpdate(event storage.Event, row lifeRow, options storage.Event
 		if err := t.voidChannels(event); err != nil {
 			return false, err
 		}
+	} else if _, err := t.exec(`UPDATE enrollments SET pushed_at = NULL, push_failures = 0 WHERE id = ?`, event.ID); err != nil {
+		// What was pushed before the enrollment was complete went to a push token that is not its own.
+		return false, err
+	}
+	if err := t.happened(storage.HappenedEnrolled, event.ID, typeDetail(event)); err != nil {
+		return false, err
 	}
 	return t.enroll(event, mark{urgent: true, at: t.now}, options)
+}
+
+// typeDetail is what is told of an enrollment that enrolled.
+func typeDetail(event storage.Event) map[string]any {
+	detail := map[string]any{}
+	if event.Type != "" {
+		detail["type"] = event.Type
+	}
+	if event.ParentID != "" {
+		detail["parent_id"] = event.ParentID
+	}
+	return detail
 }
 
 // enroll marks an enrollment that is there now, and gives it sets if it has none.
@@ -171,6 +189,9 @@ func (t *tx) enroll(event storage.Event, m mark, options storage.EventOptions) (
 				return false, err
 			}
 		}
+	}
+	if err := t.touchSetsOf(event.ID); err != nil {
+		return false, err
 	}
 	if _, err := t.exec(`UPDATE enrollments SET left_at = NULL WHERE id = ?`, event.ID); err != nil {
 		return false, err
@@ -191,6 +212,15 @@ func (t *tx) checkOut(event storage.Event, row lifeRow, options storage.EventOpt
 		if err := t.void(id, event.At); err != nil {
 			return err
 		}
+		there, err := t.exists(`SELECT 1 FROM enrollments WHERE id = ? AND left_at IS NULL`, id)
+		if err != nil {
+			return err
+		}
+		if there {
+			if err := t.happened(storage.HappenedLeft, id, nil); err != nil {
+				return err
+			}
+		}
 		if _, err := t.exec(`UPDATE enrollments SET left_at = ?, notify_at = NULL, priority = 0,
 			notify_seq = notify_seq + 1 WHERE id = ?`, event.At.UnixMicro(), id); err != nil {
 			return err
@@ -199,6 +229,10 @@ func (t *tx) checkOut(event storage.Event, row lifeRow, options storage.EventOpt
 			continue
 		}
 		if _, err := t.exec(`DELETE FROM enrollment_sets WHERE enrollment_id = ?`, id); err != nil {
+			return err
+		}
+		// It is not told of that, and found to have what it should.
+		if err := t.mark([]string{id}, mark{at: t.now}); err != nil {
 			return err
 		}
 	}
@@ -248,9 +282,10 @@ func (t *tx) void(id string, until time.Time) error {
 			command_acknowledged_at = CASE WHEN command_sent_at <= ? THEN NULL ELSE command_acknowledged_at END,
 			sends = CASE WHEN command_sent_at <= ? THEN 0 ELSE sends END,
 			command_sent_at = CASE WHEN command_sent_at <= ? THEN NULL ELSE command_sent_at END,
+			pushed_at = CASE WHEN pushed_at <= ? THEN NULL ELSE pushed_at END,
 			push_failures = 0, attempts = 0, last_error = NULL,
 			lease_id = NULL, lease_seq = NULL, lease_until = NULL
-		WHERE id = ?`, at, at, at, at, at, at, at, at, at, at, at, at, at, at, at, id)
+		WHERE id = ?`, at, at, at, at, at, at, at, at, at, at, at, at, at, at, at, at, id)
 	if err != nil {
 		return err
 	}
@@ -258,10 +293,14 @@ func (t *tx) void(id string, until time.Time) error {
 		`DELETE FROM status_declarations WHERE enrollment_id = ? AND received_at <= ?`,
 		`DELETE FROM status_values WHERE enrollment_id = ? AND changed_at <= ?`,
 		`DELETE FROM status_errors WHERE enrollment_id = ? AND received_at <= ?`,
+		`DELETE FROM problems WHERE enrollment_id = ? AND received_at <= ?`,
 	} {
 		if _, err := t.exec(statement, id, at); err != nil {
 			return err
 		}
 	}
-	return nil
+	if err := t.touchSetsOf(id); err != nil {
+		return err
+	}
+	return t.foldAgain(id, at)
 }

@@ -7,15 +7,28 @@ import (
 	"strings"
 
 	"github.com/decree-ddm/decree/ddm"
+	"github.com/decree-ddm/decree/storage"
 )
 
 // fold brings what is known of a device up to date with a report, in the transaction that stores it, with the
 // enrollment's row locked. It writes only what differs.
 type fold struct {
 	tx           *tx
+	job          *reportJob
 	enrollmentID string
 	reportID     int64
 	report       *ddm.StatusReport
+	hadProblems  bool // what is known of the device has problems
+
+	knownDeclarations map[declarationKey]declarationContent
+	known             *knownValues
+
+	// touched are the declarations of which the report says something new, and changed the paths of values that are not as
+	// they were.
+	touched []string
+	changed []string
+	// leftOut counts what is not kept of the report but in the report itself.
+	leftOut int
 }
 
 // maxDeclarations is how many declarations are folded, more than a device has, and maxReasonBytes how long the reasons of
@@ -28,69 +41,112 @@ const (
 // maxOctets is the longest identifier and server token that is folded: Decree's declarations have shorter ones.
 const maxOctets = 255
 
-func (f *fold) run() error {
+// fold finds what is to be written of declarations and values, and deletes what is gone.
+func (f *fold) fold(written *foldedRows) error {
 	if f.report.HasDeclarations {
-		if err := f.declarations(); err != nil {
+		if err := f.declarations(written); err != nil {
 			return err
 		}
 	}
-	if err := f.values(); err != nil {
+	return f.values(written)
+}
+
+// conclude writes what follows from what the fold has written.
+func (f *fold) conclude() error {
+	if err := f.errors(); err != nil {
 		return err
 	}
-	return f.errors()
+	if err := f.problems(); err != nil {
+		return err
+	}
+	if err := f.softwareUpdate(); err != nil {
+		return err
+	}
+	if !touchesFacts(f.changed) {
+		return nil
+	}
+	return f.tx.refreshFacts(f.enrollmentID)
 }
 
 type declarationKey struct{ identifier, serverToken string }
 
+// declarationContent is what a device says of a declaration.
+type declarationContent struct {
+	class, valid, reasons string
+	active                bool
+}
+
+// verdict is what that comes to: HappenedValid, HappenedInvalid or neither.
+func (c declarationContent) verdict() storage.HappeningKind {
+	switch {
+	case problemOf(c.valid, c.reasons) != "":
+		return storage.HappenedInvalid
+	case c.valid == "valid":
+		return storage.HappenedValid
+	}
+	return ""
+}
+
 // declarations replaces what the device says of its declarations: a report that speaks of them is the whole state.
-func (f *fold) declarations() error {
-	type content struct {
-		class, valid, reasons string
-		active                bool
-	}
-	known := map[declarationKey]content{}
-	err := queryRows(f.tx.ctx, f.tx.raw, func(rows *sql.Rows) error {
-		var key declarationKey
-		var c content
-		if err := rows.Scan(&key.identifier, &key.serverToken, &c.class, &c.active, &c.valid, text{&c.reasons}); err != nil {
-			return err
-		}
-		known[key] = c
-		return nil
-	}, `SELECT identifier, server_token, class, active, valid, reasons FROM status_declarations
-		WHERE enrollment_id = ?`, f.enrollmentID)
-	if err != nil {
-		return err
-	}
-	wanted := map[declarationKey]content{}
+func (f *fold) declarations(written *foldedRows) error {
+	known := f.knownDeclarations
+	wanted := map[declarationKey]declarationContent{}
 	for _, d := range f.report.Declarations {
 		if len(d.Identifier) > maxOctets || len(d.ServerToken) > maxOctets || len(d.Valid) > 64 ||
 			len(d.Reasons) > maxReasonBytes || len(wanted) == maxDeclarations {
-			continue // the stored report has it
+			f.leftOut++
+			continue
 		}
-		wanted[declarationKey{d.Identifier, d.ServerToken}] = content{string(d.Class), d.Valid, string(d.Reasons), d.Active}
+		wanted[declarationKey{d.Identifier, d.ServerToken}] = declarationContent{
+			string(d.Class), d.Valid, string(d.Reasons), d.Active,
+		}
 	}
 	for key := range known {
 		if _, still := wanted[key]; still {
 			continue
 		}
+		f.touched = append(f.touched, key.identifier)
 		if _, err := f.tx.exec(`DELETE FROM status_declarations
 			WHERE enrollment_id = ? AND identifier = ? AND server_token = ?`,
 			f.enrollmentID, key.identifier, key.serverToken); err != nil {
 			return err
 		}
 	}
-	var changed [][]any
 	for key, c := range wanted {
-		if before, same := known[key]; same && before == c {
+		before, same := known[key]
+		if same && before == c {
 			continue
 		}
-		changed = append(changed, []any{f.enrollmentID, key.identifier, key.serverToken, c.class, c.active, c.valid,
-			nullable(c.reasons), f.reportID})
+		f.touched = append(f.touched, key.identifier)
+		written.declarations = append(written.declarations, []any{f.enrollmentID, key.identifier, key.serverToken, c.class,
+			c.active, c.valid, nullable(c.reasons), f.reportID})
 	}
-	return f.upsert(`status_declarations (enrollment_id, identifier, server_token, class, active, valid, reasons,
-		report_id, received_at)`, "enrollment_id, identifier, server_token",
-		[]string{"class", "active", "valid", "reasons", "report_id", "received_at"}, changed)
+	return f.verdicts(known, wanted, written)
+}
+
+// verdicts tells of the declarations that have become valid or invalid.
+func (f *fold) verdicts(known, wanted map[declarationKey]declarationContent, written *foldedRows) error {
+	for _, d := range f.report.Declarations {
+		key := declarationKey{d.Identifier, d.ServerToken}
+		now, folded := wanted[key]
+		if before, same := known[key]; !folded || same && before == now {
+			continue
+		}
+		verdict := now.verdict()
+		if before := known[key]; verdict == "" || before.verdict() == verdict {
+			continue
+		}
+		detail := map[string]any{"identifier": d.Identifier, "server_token": d.ServerToken}
+		if verdict == storage.HappenedInvalid {
+			detail["code"] = problemOf(now.valid, now.reasons)
+		}
+		text, err := happeningDetail(detail)
+		if err != nil {
+			return err
+		}
+		written.happenings = append(written.happenings, []any{string(verdict), f.enrollmentID, text})
+	}
+	return nil
 }
 
 type hash [16]byte
@@ -105,9 +161,9 @@ type valueKey struct{ path, element hash }
 // What one device can make the database keep and do is bounded: beyond that, the stored report has it.
 const (
 	// maxValues is how many values, elements of lists counted one by one, are kept of an enrollment.
-	maxValues = 10_000
-	// maxValueBytes is the longest value that is kept, small enough for one statement with all its escapes.
-	maxValueBytes = 4 << 20
+	maxValues = 20_000
+	// maxPackedBytes is the longest value that is kept, as it is stored: small enough for one statement with its escapes.
+	maxPackedBytes = 15 << 20
 )
 
 // knownValues is what is known of a device's values before a report is folded.
@@ -117,43 +173,38 @@ type knownValues struct {
 	paths  []string        // sorted
 }
 
-func (f *fold) knownValues() (*knownValues, error) {
-	known := &knownValues{values: map[valueKey]hash{}, byPath: map[hash][]hash{}}
-	err := queryRows(f.tx.ctx, f.tx.raw, func(rows *sql.Rows) error {
-		var name string
-		var path, element, value []byte
-		if err := rows.Scan(&name, &path, &element, &value); err != nil {
-			return err
-		}
-		if len(known.byPath[hash(path)]) == 0 {
-			known.paths = append(known.paths, name)
-		}
-		known.values[valueKey{hash(path), hash(element)}] = hash(value)
-		known.byPath[hash(path)] = append(known.byPath[hash(path)], hash(element))
-		return nil
-	}, `SELECT path, path_hash, element_hash, value_hash FROM status_values WHERE enrollment_id = ?`, f.enrollmentID)
-	slices.Sort(known.paths)
-	return known, err
+func (k *knownValues) add(name string, path, element, value hash) {
+	if len(k.byPath[path]) == 0 {
+		k.paths = append(k.paths, name)
+	}
+	k.values[valueKey{path, element}] = value
+	k.byPath[path] = append(k.byPath[path], element)
 }
 
 // values brings the values up to date. Scalars and lists without keys are replaced as a whole; lists of keyed objects
 // are merged. A full report also takes away what it does not have.
-func (f *fold) values() error {
+func (f *fold) values(rows *foldedRows) error {
 	if len(f.report.Values) == 0 && !f.report.FullReport {
 		return nil
 	}
-	known, err := f.knownValues()
-	if err != nil {
-		return err
-	}
+	known := f.known
 	kept := map[valueKey]bool{}
 	written := map[valueKey][]any{}
 	room := maxValues - len(known.values)
 	// What is far too much is not even looked at.
 	looked := f.report.Values[:min(len(f.report.Values), maxValues)]
+	f.leftOut += len(f.report.Values) - len(looked)
 	for _, v := range looked {
 		path := hashOf([]byte(v.Path))
-		if v.Keyed && !f.report.FullReport {
+		merged := v.Keyed
+		if v.List && len(v.Elements) == 0 && len(known.byPath[path]) > 0 {
+			// Of a list that is merged it says that nothing has changed.
+			var err error
+			if merged, err = f.keyed(path); err != nil {
+				return err
+			}
+		}
+		if merged && !f.report.FullReport {
 			for _, element := range known.byPath[path] {
 				kept[valueKey{path, element}] = true
 			}
@@ -166,31 +217,35 @@ func (f *fold) values() error {
 				delete(written, key)
 				continue
 			}
-			if len(e.Value) > maxValueBytes || !exists && room == 0 {
-				continue
-			}
-			kept[key] = true
 			value := hashOf(e.Value)
 			if exists && before == value {
+				kept[key] = true
 				delete(written, key)
 				continue
 			}
+			stored, err := pack(e.Value)
+			if err != nil {
+				return err
+			}
+			if len(stored) > maxPackedBytes || !exists && room == 0 {
+				f.leftOut++
+				continue
+			}
+			kept[key] = true
 			if _, again := written[key]; !exists && !again {
 				room--
 			}
-			written[key] = []any{f.enrollmentID, path[:], key.element[:], value[:], v.Path, e.Key, string(e.Value), f.reportID}
+			written[key] = []any{f.enrollmentID, path[:], key.element[:], value[:], v.Path, e.Key, stored, f.reportID}
 		}
 	}
 	if err := f.dropValues(known, looked, kept); err != nil {
 		return err
 	}
-	rows := make([][]any, 0, len(written))
 	for _, row := range written {
-		rows = append(rows, row)
+		rows.values = append(rows.values, row)
+		f.changed = append(f.changed, row[4].(string))
 	}
-	return f.upsert(`status_values (enrollment_id, path_hash, element_hash, value_hash, path, element, value,
-		report_id, changed_at)`, "enrollment_id, path_hash, element_hash",
-		[]string{"value_hash", "value", "report_id", "changed_at"}, rows)
+	return nil
 }
 
 // dropValues deletes what is known and no longer so: of a full report, all that is not kept; else what is not kept of the
@@ -219,15 +274,36 @@ func (f *fold) dropValues(known *knownValues, looked []ddm.StatusValue, kept map
 		gone = slices.Compact(gone)
 	}
 	for _, path := range gone {
-		if err := f.dropElements(hashOf([]byte(path)), known.byPath[hashOf([]byte(path))], kept); err != nil {
+		dropped, err := f.dropElements(hashOf([]byte(path)), known.byPath[hashOf([]byte(path))], kept)
+		if err != nil {
 			return err
+		}
+		if dropped {
+			f.changed = append(f.changed, path)
 		}
 	}
 	return nil
 }
 
-// dropElements deletes those of a path's elements that are not kept.
-func (f *fold) dropElements(path hash, elements []hash, kept map[valueKey]bool) error {
+// keyed reports whether the elements that are known of a path are of a list that is merged: those of another have their
+// place in the list as key.
+func (f *fold) keyed(path hash) (bool, error) {
+	keyed := true
+	err := queryRows(f.tx.ctx, f.tx.raw, func(rows *sql.Rows) error {
+		var element string
+		var value []byte
+		if err := rows.Scan(&element, packed{&value}); err != nil {
+			return err
+		}
+		key, ok := ddm.ElementKey(value)
+		keyed = keyed && ok && key == element
+		return nil
+	}, `SELECT element, value FROM status_values WHERE enrollment_id = ? AND path_hash = ?`, f.enrollmentID, path[:])
+	return keyed, err
+}
+
+// dropElements deletes those of a path's elements that are not kept, and reports whether there were any.
+func (f *fold) dropElements(path hash, elements []hash, kept map[valueKey]bool) (bool, error) {
 	gone := slices.DeleteFunc(slices.Clone(elements), func(element hash) bool {
 		return kept[valueKey{path, element}]
 	})
@@ -238,10 +314,10 @@ func (f *fold) dropElements(path hash, elements []hash, kept map[valueKey]bool) 
 		}
 		if _, err := f.tx.exec(`DELETE FROM status_values
 			WHERE enrollment_id = ? AND path_hash = ? AND element_hash IN `+list(len(chunk)), values...); err != nil {
-			return err
+			return false, err
 		}
 	}
-	return nil
+	return len(gone) > 0, nil
 }
 
 // errors appends the report's errors to those kept, unless the last report that had errors had the same one: then the
@@ -266,36 +342,46 @@ func (f *fold) errors() error {
 	}
 	var rows [][]any
 	for _, e := range f.report.Errors {
-		if len(e.Error) > maxReasonBytes || known[reported{e.Path, string(e.Error)}] {
+		if len(e.Error) > maxReasonBytes {
+			f.leftOut++
+			continue
+		}
+		if known[reported{e.Path, string(e.Error)}] {
 			continue
 		}
 		rows = append(rows, []any{f.enrollmentID, e.Path, string(e.Error), f.reportID})
 	}
 	// What would be pruned at once is not written.
 	rows = rows[max(0, len(rows)-f.tx.store.options.KeepErrors):]
-	if err := f.insert(`status_errors (enrollment_id, path, error, report_id, received_at)`, "", rows); err != nil {
+	if err := f.tx.insertRows(`status_errors (enrollment_id, path, error, report_id, received_at)`, "", rows); err != nil {
 		return err
 	}
-	return f.tx.prune("status_errors", f.enrollmentID, f.tx.store.options.KeepErrors)
+	keep := f.tx.store.options.KeepErrors
+	tooMany, err := f.tx.exists(`SELECT 1 FROM status_errors WHERE enrollment_id = ? ORDER BY id DESC LIMIT 1 OFFSET ?`,
+		f.enrollmentID, keep+pruneAtOnce-1)
+	if err != nil || !tooMany {
+		return err
+	}
+	return f.tx.prune("status_errors", f.enrollmentID, keep)
 }
 
 // maxStatementBytes bounds the values of one statement, far below what MySQL takes.
 const maxStatementBytes = 1 << 20
 
-// upsert writes rows into a table, whose last column is the current time, in place of those with the same key.
-func (f *fold) upsert(table, key string, replaced []string, rows [][]any) error {
+// upsertRows writes rows into a table, whose last column is the current time, in place of those with the same key.
+func (t *tx) upsertRows(table, key string, replaced []string, rows [][]any) error {
 	assignments := ""
 	for i, column := range replaced {
 		if i > 0 {
 			assignments += ", "
 		}
-		assignments += column + " = " + f.tx.dialect.Inserted(column)
+		assignments += column + " = " + t.dialect.Inserted(column)
 	}
-	return f.insert(table, f.tx.dialect.Upsert(key)+` `+assignments, rows)
+	return t.insertRows(table, t.dialect.Upsert(key)+` `+assignments, rows)
 }
 
-// insert writes rows into a table, whose last column is the current time, in bounded statements.
-func (f *fold) insert(table, behind string, rows [][]any) error {
+// insertRows writes rows into a table, whose last column is the current time, in bounded statements.
+func (t *tx) insertRows(table, behind string, rows [][]any) error {
 	for len(rows) > 0 {
 		var values []any
 		placeholders := ""
@@ -305,16 +391,19 @@ func (f *fold) insert(table, behind string, rows [][]any) error {
 				placeholders += ","
 			}
 			row := list(len(rows[n]))
-			placeholders += row[:len(row)-1] + `, ` + f.tx.now + `)`
+			placeholders += row[:len(row)-1] + `, ` + t.now + `)`
 			for _, value := range rows[n] {
-				if s, ok := value.(string); ok {
-					size += len(s)
+				switch value := value.(type) {
+				case string:
+					size += len(value)
+				case []byte:
+					size += len(value)
 				}
 			}
 			values = append(values, rows[n]...)
 			n++
 		}
-		if _, err := f.tx.exec(`INSERT INTO `+table+` VALUES `+placeholders+` `+behind, values...); err != nil {
+		if _, err := t.exec(`INSERT INTO `+table+` VALUES `+placeholders+` `+behind, values...); err != nil {
 			return err
 		}
 		rows = rows[n:]

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/decree-ddm/decree/ddm"
 	"github.com/decree-ddm/decree/storage"
 )
 
@@ -16,21 +17,40 @@ func (s *Store) ListEnrollments(
 	ctx context.Context, filter storage.EnrollmentFilter, page storage.Page,
 ) (found []storage.Listed, next string, err error) {
 	walk, err := s.walk(ctx, filter)
+	if err == nil {
+		found, next, err = lookThrough(page, s.options.MaxLooked, walk,
+			func(ids []string) ([]storage.Listed, error) { return s.listed(ctx, ids, filter) },
+			func(l *storage.Listed) string { return l.Enrollment.ID })
+	}
 	if err != nil {
 		return nil, "", fmt.Errorf("listing enrollments: %w", err)
 	}
+	return found, next, nil
+}
+
+// walker reads at most so many ids behind one, in order. One may come twice in a row.
+type walker func(after string, limit int) ([]string, error)
+
+// lookThrough walks through enrollments and looks at each of them, until a page is full or a number of them was looked at.
+func lookThrough[T any](
+	page storage.Page, most int, walk walker, look func(ids []string) ([]T, error), id func(*T) string,
+) (found []T, next string, err error) {
 	next = page.After
-	for looked := 0; looked < s.options.MaxLooked; {
-		n := min(chunkSize, s.options.MaxLooked-looked)
-		var ids []string
-		if ids, err = walk(next, n); err == nil {
-			found, err = s.appendListed(ctx, found, ids, filter)
-		}
+	for looked := 0; looked < most; {
+		n := min(chunkSize, most-looked)
+		ids, err := walk(next, n)
 		if err != nil {
-			return nil, "", fmt.Errorf("listing enrollments: %w", err)
+			return nil, "", err
+		}
+		if len(ids) > 0 {
+			more, err := look(ids)
+			if err != nil {
+				return nil, "", err
+			}
+			found = append(found, more...)
 		}
 		if len(found) > page.Limit {
-			return found[:page.Limit], found[page.Limit-1].Enrollment.ID, nil
+			return found[:page.Limit], id(&found[page.Limit-1]), nil
 		}
 		if len(ids) < n {
 			return found, "", nil
@@ -41,10 +61,8 @@ func (s *Store) ListEnrollments(
 	return found, next, nil
 }
 
-// walk returns what reads the ids behind one, in order, of the enrollments among which are all that a filter selects.
-func (s *Store) walk(
-	ctx context.Context, filter storage.EnrollmentFilter,
-) (func(after string, limit int) ([]string, error), error) {
+// walk returns what reads the ids of the enrollments among which are all that a filter selects.
+func (s *Store) walk(ctx context.Context, filter storage.EnrollmentFilter) (walker, error) {
 	if filter.Failing != nil && *filter.Failing {
 		// Mostly few fail. Their index is not in the order of ids, so that it serves when it is read whole.
 		failing, err := queryStrings(ctx, s.read, `SELECT id FROM enrollments WHERE failures > 0 ORDER BY failures LIMIT ?`,
@@ -63,6 +81,15 @@ func (s *Store) walk(
 		query = `SELECT enrollment_id FROM enrollment_sets WHERE set_name = ? AND enrollment_id > ?
 			ORDER BY enrollment_id LIMIT ?`
 		values = append(values, filter.Set)
+	case filter.Serial != "":
+		query = factsQuery("serial_number")
+		values = append(values, filter.Serial)
+	case filter.Model != "":
+		query = factsQuery("model")
+		values = append(values, filter.Model)
+	case filter.OSFamily != "":
+		query = factsQuery("os_family")
+		values = append(values, filter.OSFamily)
 	case filter.InSync != nil:
 		query = `SELECT id FROM enrollments` + s.dialect.ReadBy("enrollments_sync") + `
 			WHERE out_of_sync = ? AND id > ? ORDER BY id LIMIT ?`
@@ -73,8 +100,13 @@ func (s *Store) walk(
 	}, nil
 }
 
+// factsQuery reads the ids of the enrollments with a fact, in order, from its index.
+func factsQuery(column string) string {
+	return `SELECT enrollment_id FROM facts WHERE ` + column + ` = ? AND enrollment_id > ? ORDER BY enrollment_id LIMIT ?`
+}
+
 // walkThrough walks through sorted ids.
-func walkThrough(ids []string) func(after string, limit int) ([]string, error) {
+func walkThrough(ids []string) walker {
 	return func(after string, limit int) ([]string, error) {
 		first, found := slices.BinarySearch(ids, after)
 		if found {
@@ -84,15 +116,12 @@ func walkThrough(ids []string) func(after string, limit int) ([]string, error) {
 	}
 }
 
-// appendListed adds those of some enrollments that a filter selects.
-func (s *Store) appendListed(
-	ctx context.Context, found []storage.Listed, ids []string, filter storage.EnrollmentFilter,
-) ([]storage.Listed, error) {
-	if len(ids) == 0 {
-		return found, nil
-	}
+// listed returns those of some enrollments that a filter selects.
+func (s *Store) listed(
+	ctx context.Context, ids []string, filter storage.EnrollmentFilter,
+) (found []storage.Listed, err error) {
 	where, values := conditions(filter)
-	err := queryRows(ctx, s.read, func(rows *sql.Rows) error {
+	err = queryRows(ctx, s.read, func(rows *sql.Rows) error {
 		var enrollment storage.Enrollment
 		var vector storage.Vector
 		if err := scanEnrollment(rows, &enrollment, &vector); err != nil {
@@ -141,7 +170,54 @@ func conditions(filter storage.EnrollmentFilter) (where string, values []any) {
 	if !filter.SeenAfter.IsZero() {
 		add(`e.last_seen > ?`, filter.SeenAfter.UnixMicro())
 	}
+	facts, factValues := factConditions(filter)
+	if facts != "" {
+		add(`(SELECT COUNT(*) FROM facts f WHERE f.enrollment_id = e.id`+facts+`) > 0`, factValues...)
+	}
+	if filter.Confirmed != nil {
+		add(`((SELECT COUNT(*) FROM facts f WHERE f.enrollment_id = e.id AND f.confirmed_at IS NOT NULL) > 0) = ?`,
+			*filter.Confirmed)
+	}
 	return where, values
+}
+
+// factConditions returns the part of a WHERE clause over facts, as f, for a filter.
+func factConditions(filter storage.EnrollmentFilter) (where string, values []any) {
+	add := func(condition, value string) {
+		if value != "" {
+			where += ` AND ` + condition
+			values = append(values, value)
+		}
+	}
+	add(`f.serial_number = ?`, filter.Serial)
+	add(`f.model = ?`, filter.Model)
+	add(`f.os_family = ?`, filter.OSFamily)
+	add(`f.os_order >= ?`, ddm.VersionOrder(filter.OSVersionFrom))
+	add(`f.os_order <> '' AND f.os_order < ?`, ddm.VersionOrder(filter.OSVersionBelow))
+	add(`(SELECT COUNT(*) FROM capabilities c WHERE c.id = f.capabilities AND c.name = ?) > 0`, filter.Supports)
+	return where, values
+}
+
+// Facts implements storage.Overview.
+func (s *Store) Facts(ctx context.Context, ids []string) (map[string]storage.Facts, error) {
+	all := map[string]storage.Facts{}
+	for chunk := range slices.Chunk(ids, chunkSize) {
+		err := queryRows(ctx, s.read, func(rows *sql.Rows) error {
+			var id string
+			var facts storage.Facts
+			if err := rows.Scan(&id, &facts.SerialNumber, &facts.Model, &facts.OSFamily, &facts.OSVersion, &facts.OSBuild,
+				instant{&facts.ConfirmedAt}); err != nil {
+				return err
+			}
+			all[id] = facts
+			return nil
+		}, `SELECT enrollment_id, serial_number, model, os_family, os_version, os_build, confirmed_at FROM facts
+			WHERE enrollment_id IN `+list(len(chunk)), args(nil, chunk)...)
+		if err != nil {
+			return nil, fmt.Errorf("reading facts: %w", err)
+		}
+	}
+	return all, nil
 }
 
 // maxErrors is how many different errors are told of.
@@ -181,6 +257,11 @@ func (s *Store) QueueNumbers(ctx context.Context) (storage.QueueNumbers, error) 
 	if err != nil {
 		return numbers, fmt.Errorf("counting fan-outs: %w", err)
 	}
+	err = s.read.QueryRowContext(ctx, `SELECT MIN(due_at) FROM fanouts WHERE due_at <= `+now).
+		Scan(instant{&numbers.OldestFanout})
+	if err != nil {
+		return numbers, fmt.Errorf("looking for the oldest fan-out: %w", err)
+	}
 	return numbers, s.countFailing(ctx, &numbers)
 }
 
@@ -213,8 +294,14 @@ func (s *Store) DeleteEnrollment(ctx context.Context, id string) (changed bool, 
 		if changed, err = t.exists(`SELECT 1 FROM enrollments WHERE id = ?`+t.dialect.Lock, id); err != nil || !changed {
 			return err
 		}
+		if err := t.forgetFacts(id); err != nil {
+			return err
+		}
+		if err := t.touchSetsOf(id); err != nil {
+			return err
+		}
 		for _, table := range []string{
-			"enrollment_sets", "early_results", "status_declarations", "status_values", "status_errors", "status_reports",
+			"enrollment_sets", "early_results", "problems", "status_declarations", "status_values", "status_errors", "status_reports",
 		} {
 			if _, err := t.exec(`DELETE FROM `+table+` WHERE enrollment_id = ?`, id); err != nil {
 				return err

@@ -77,8 +77,14 @@ func (s *Store) applyCommand(ctx context.Context, event storage.Event) error {
 // commandResult writes what a device made of its last command.
 func (t *tx) commandResult(id, outcome, text string) error {
 	set := `webhook_at = ` + t.now + `, command_outcome = ?, command_error = ?, ` + awake
-	if outcome == "Acknowledged" {
+	switch outcome {
+	case "Acknowledged":
 		set += `, command_acknowledged_at = COALESCE(command_acknowledged_at, ` + t.now + `)`
+	case "Error", "CommandFormatError":
+		// Whoever waits for the device to come for it, to find something newer, waits no more.
+		const waits = `notify_at IS NOT NULL AND desired_token <> command_token`
+		set += `, notify_seq = CASE WHEN ` + waits + ` THEN notify_seq + 1 ELSE notify_seq END,
+			notify_at = CASE WHEN ` + waits + ` THEN ` + t.now + ` ELSE notify_at END`
 	}
 	_, err := t.exec(`UPDATE enrollments SET `+set+` WHERE id = ?`, outcome, nullable(cutError(text)), id)
 	return err

@@ -50,6 +50,7 @@ func (s *Store) PutSetDeclaration(
 			return err
 		}
 		changed = true
+		t.touchedDeclarations = append(t.touchedDeclarations, identifier)
 		if err := t.ensureSet(set); err != nil {
 			return err
 		}
@@ -76,6 +77,7 @@ func (s *Store) DeleteSetDeclaration(
 			return err
 		}
 		changed = true
+		t.touchedDeclarations = append(t.touchedDeclarations, identifier)
 		if err := t.changeSets([]string{set}, options); err != nil {
 			return err
 		}

@@ -21,9 +21,14 @@ type Options struct {
 	// KeepReports and KeepErrors bound the status reports and errors kept per enrollment; the defaults are 20 and 50.
 	KeepReports int
 	KeepErrors  int
+	// KeepEvents bounds the log of happenings; the default is 100,000.
+	KeepEvents int
 	// MaxLooked is how many enrollments a page of a list looks at, and MaxCounted where counts stop. The defaults are 5000
 	// and 10000; less is for tests.
 	MaxLooked, MaxCounted int
+	// MaxScanned is about how many rows of an index are counted for one page of numbers about the fleet. The default is
+	// 1,000,000; less is for tests.
+	MaxScanned int
 	// Clock replaces the database's clock, for tests.
 	Clock func() time.Time
 	// Logger gets what no caller is told: transactions that had to be tried again. The default discards.
@@ -41,11 +46,17 @@ func (o Options) withDefaults() Options {
 	if o.KeepErrors <= 0 {
 		o.KeepErrors = 50
 	}
+	if o.KeepEvents <= 0 {
+		o.KeepEvents = 100_000
+	}
 	if o.MaxLooked <= 0 {
 		o.MaxLooked = 5000
 	}
 	if o.MaxCounted <= 0 {
 		o.MaxCounted = 10000
+	}
+	if o.MaxScanned <= 0 {
+		o.MaxScanned = 1_000_000
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -60,6 +71,11 @@ type Store struct {
 	dialect *Dialect
 	options Options
 	turns   turns
+
+	touched  touched
+	reports  reportQueue
+	counters counters
+	shared   *shared // the transaction that is shared at the moment, if one is; whoever has the turn may use it
 
 	device *sql.Stmt // the statement of DeviceEnrollment, prepared
 	// inBackground has an element for each transaction that nobody waits for, where any number of connections may write.

@@ -8,72 +8,23 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strconv"
+	"sync"
 
 	"github.com/decree-ddm/decree/ddm"
 	"github.com/decree-ddm/decree/storage"
 )
 
-// PutStatus implements storage.Statuses.
-func (s *Store) PutStatus(ctx context.Context, status storage.ReceivedStatus) error {
-	body, err := compress(status.Raw)
-	if err != nil {
-		return fmt.Errorf("compressing a status report: %w", err)
-	}
-	return s.inTx(ctx, foreground, "storing a status report", func(t *tx) error {
-		id := status.Device.ID
-		if err := t.lockEnrollment(id); err != nil {
-			return err
-		}
-		now, err := t.exists(`SELECT 1 FROM enrollments WHERE id = ? AND enroll_epoch = ?`, id, status.Device.Epoch)
-		if err != nil || !now {
-			return err
-		}
-		reportID, err := t.insertReport(id, body)
-		if err != nil {
-			return err
-		}
-		fold := &fold{tx: t, enrollmentID: id, reportID: reportID, report: status.Report}
-		if err := fold.run(); err != nil {
-			return err
-		}
-		return t.updateDevice(status.Device)
-	})
-}
+// pruneAtOnce is how many rows too many there may be before they are deleted, together. They are not shown.
+const pruneAtOnce = 8
 
-// insertReport stores a report and deletes those that are too many.
-func (t *tx) insertReport(enrollmentID string, body []byte) (int64, error) {
-	result, err := t.raw.ExecContext(t.ctx, `INSERT INTO status_reports (enrollment_id, received_at, body)
-		VALUES (?, `+t.now+`, ?)`, enrollmentID, body)
-	if err != nil {
-		return 0, err
-	}
-	id, err := result.LastInsertId()
-	if err != nil {
-		return 0, err
-	}
-	// All that the report says is of the time at which it came.
-	var receivedAt int64
-	if err := t.raw.QueryRowContext(t.ctx, `SELECT received_at FROM status_reports WHERE id = ?`, id).
-		Scan(&receivedAt); err != nil {
-		return 0, err
-	}
-	t.now = strconv.FormatInt(receivedAt, 10)
-	return id, t.prune("status_reports", enrollmentID, t.store.options.KeepReports)
-}
-
-// prune deletes all but the newest rows of an enrollment from a table with ascending ids.
+// prune deletes all but the newest rows of an enrollment, which has more, from a table with ascending ids.
 func (t *tx) prune(table, enrollmentID string, keep int) error {
-	var oldest int64
-	err := t.raw.QueryRowContext(t.ctx, `SELECT id FROM `+table+` WHERE enrollment_id = ?
-		ORDER BY id DESC LIMIT 1 OFFSET ?`, enrollmentID, keep-1).Scan(&oldest)
-	if errors.Is(err, sql.ErrNoRows) {
-		return nil
-	}
-	if err != nil {
+	var surplus int64
+	if err := t.raw.QueryRowContext(t.ctx, `SELECT id FROM `+table+` WHERE enrollment_id = ?
+		ORDER BY id DESC LIMIT 1 OFFSET ?`, enrollmentID, keep).Scan(&surplus); err != nil {
 		return err
 	}
-	_, err = t.exec(`DELETE FROM `+table+` WHERE enrollment_id = ? AND id < ?`, enrollmentID, oldest)
+	_, err := t.exec(`DELETE FROM `+table+` WHERE enrollment_id = ? AND id <= ?`, enrollmentID, surplus)
 	return err
 }
 
@@ -109,7 +60,7 @@ func (s *Store) StatusValues(ctx context.Context, enrollmentID string) ([]storag
 	var list []storage.StatusValue
 	err := queryRows(ctx, s.read, func(rows *sql.Rows) error {
 		var value storage.StatusValue
-		if err := rows.Scan(&value.Path, &value.Value, instant{&value.ChangedAt}, &value.StatusID); err != nil {
+		if err := rows.Scan(&value.Path, packed{&value.Value}, instant{&value.ChangedAt}, &value.StatusID); err != nil {
 			return err
 		}
 		list = append(list, value)
@@ -135,7 +86,7 @@ func (s *Store) StatusErrors(
 		list = append(list, e)
 		return nil
 	}, `SELECT path, error, received_at, report_id FROM status_errors WHERE enrollment_id = ?
-		ORDER BY id DESC LIMIT ? OFFSET ?`, enrollmentID, limit, offset)
+		ORDER BY id DESC LIMIT ? OFFSET ?`, enrollmentID, max(0, min(limit, s.options.KeepErrors-offset)), offset)
 	if err != nil {
 		return nil, fmt.Errorf("reading status errors: %w", err)
 	}
@@ -144,6 +95,9 @@ func (s *Store) StatusErrors(
 
 // StatusReportByIndex implements storage.Statuses.
 func (s *Store) StatusReportByIndex(ctx context.Context, enrollmentID string, index int) (*storage.StatusReport, error) {
+	if index >= s.options.KeepReports {
+		return nil, storage.ErrNotFound
+	}
 	report, err := scanReport(s.read.QueryRowContext(ctx, `SELECT id, received_at, body, 0 FROM status_reports
 		WHERE enrollment_id = ? ORDER BY id DESC LIMIT 1 OFFSET ?`, enrollmentID, index))
 	if report != nil {
@@ -156,9 +110,13 @@ func (s *Store) StatusReportByIndex(ctx context.Context, enrollmentID string, in
 func (s *Store) StatusReportByID(
 	ctx context.Context, enrollmentID string, statusID int64,
 ) (*storage.StatusReport, error) {
-	return scanReport(s.read.QueryRowContext(ctx, `SELECT r.id, r.received_at, r.body,
+	report, err := scanReport(s.read.QueryRowContext(ctx, `SELECT r.id, r.received_at, r.body,
 			(SELECT COUNT(*) FROM status_reports newer WHERE newer.enrollment_id = r.enrollment_id AND newer.id > r.id)
 		FROM status_reports r WHERE r.enrollment_id = ? AND r.id = ?`, enrollmentID, statusID))
+	if err == nil && report.Index >= s.options.KeepReports {
+		return nil, storage.ErrNotFound
+	}
+	return report, err
 }
 
 func scanReport(row *sql.Row) (*storage.StatusReport, error) {
@@ -177,18 +135,26 @@ func scanReport(row *sql.Row) (*storage.StatusReport, error) {
 	return &report, nil
 }
 
+// compressors are kept, for each has tables of a megabyte.
+var compressors = sync.Pool{New: func() any {
+	w, err := gzip.NewWriterLevel(io.Discard, gzip.BestSpeed)
+	if err != nil {
+		panic(err) // the level is one of gzip's
+	}
+	return w
+}}
+
 // compress makes reports small: there are many, and a report of the largest size that is taken must fit into what
 // MySQL takes in one statement.
 func compress(raw []byte) ([]byte, error) {
 	var b bytes.Buffer
-	w, err := gzip.NewWriterLevel(&b, gzip.BestSpeed)
-	if err != nil {
-		return nil, err
-	}
+	w := compressors.Get().(*gzip.Writer)
+	defer compressors.Put(w)
+	w.Reset(&b)
 	if _, err := w.Write(raw); err != nil {
 		return nil, err
 	}
-	err = w.Close()
+	err := w.Close()
 	return b.Bytes(), err
 }
 
@@ -198,4 +164,38 @@ func decompress(body []byte) ([]byte, error) {
 		return nil, err
 	}
 	return io.ReadAll(r)
+}
+
+// packedFrom is how long a value is before it is compressed: values that are compared and counted are shorter, and one as
+// long as a report must fit into a statement.
+const packedFrom = 64 << 10
+
+// pack returns a value as it is stored. JSON does not begin as what is compressed does.
+func pack(value []byte) ([]byte, error) {
+	if len(value) < packedFrom {
+		return value, nil
+	}
+	return compress(value)
+}
+
+// packed scans what pack has made.
+type packed struct{ value *[]byte }
+
+// Scan implements sql.Scanner.
+func (p packed) Scan(from any) error {
+	var stored []byte
+	switch from := from.(type) {
+	case []byte:
+		stored = bytes.Clone(from)
+	case string:
+		stored = []byte(from)
+	default:
+		return fmt.Errorf("a value is stored as %T", from)
+	}
+	var err error
+	if bytes.HasPrefix(stored, []byte{0x1f, 0x8b}) {
+		stored, err = decompress(stored)
+	}
+	*p.value = stored
+	return err
 }

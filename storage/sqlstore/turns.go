@@ -56,6 +56,13 @@ func (t *turns) take(ctx context.Context, u urgency) error {
 	return ctx.Err()
 }
 
+// awaited reports whether a foreground transaction waits for its turn.
+func (t *turns) awaited() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.waiting[foreground]) > 0
+}
+
 // release passes the turn on.
 func (t *turns) release() {
 	t.mu.Lock()

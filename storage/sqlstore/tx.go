@@ -27,6 +27,9 @@ type tx struct {
 	store   *Store
 	dialect *Dialect
 	now     string // expression for the current time
+
+	// touchedDeclarations and touchedSets are those whose numbers have to be counted again when this is committed.
+	touchedDeclarations, touchedSets []string
 }
 
 // inTx runs fn in a transaction and commits it when fn returns nil. When the database says that the transaction lost
@@ -43,9 +46,10 @@ func (s *Store) inTx(ctx context.Context, u urgency, operation string, fn func(*
 			// Drivers have words of their own for a transaction whose context has ended.
 			err = errors.Join(cause, err)
 		}
-		if cause != nil || !s.dialect.Again(err) || try == maxTries {
+		if again := errors.Is(err, errSharedLost) || s.dialect.Again(err); cause != nil || !again || try == maxTries {
 			return fmt.Errorf("%s: %w", operation, err)
 		}
+		s.counters.retries.Add(1)
 		s.options.Logger.DebugContext(ctx, "transaction tried again", "operation", operation, "try", try, "error", err)
 		timer := time.NewTimer(time.Duration(rand.Int64N(int64(backoff))) + backoff/2)
 		select {
@@ -63,7 +67,11 @@ func (s *Store) tryTx(ctx context.Context, u urgency, fn func(*tx) error) (err e
 		if err := s.turns.take(ctx, u); err != nil {
 			return err
 		}
+		if u == foreground {
+			return s.inShared(ctx, fn)
+		}
 		defer s.turns.release()
+		s.endShared()
 	} else if u == background {
 		select {
 		case s.inBackground <- struct{}{}:
@@ -86,11 +94,16 @@ func (s *Store) tryTx(ctx context.Context, u urgency, fn func(*tx) error) (err e
 			err = errors.Join(err, rollbackErr)
 		}
 	}()
-	if err := fn(&tx{ctx: ctx, raw: raw, store: s, dialect: s.dialect, now: s.now()}); err != nil {
+	t := &tx{ctx: ctx, raw: raw, store: s, dialect: s.dialect, now: s.now()}
+	if err := fn(t); err != nil {
 		return err
 	}
 	committed = true
-	return raw.Commit()
+	err = raw.Commit()
+	// A commit that fails may have happened all the same.
+	s.touched.declarations(t.touchedDeclarations)
+	s.touched.sets(t.touchedSets)
+	return err
 }
 
 // exec runs a statement and returns how many rows it matched.

@@ -148,7 +148,7 @@ func outcomes(w *world) {
 			e.OutOfSync, e.SyncChangedAt = true, now()
 		}},
 		{storage.Outcome{Kind: storage.OutcomePostponed, After: time.Hour}, func(e *storage.Enrollment) {
-			e.NotifyAt = now().Add(time.Hour)
+			e.NotifyAt, e.OutOfSync, e.SyncChangedAt = now().Add(time.Hour), true, now()
 		}},
 		{storage.Outcome{Kind: storage.OutcomeSent, CommandUUID: "uuid", After: time.Hour}, func(e *storage.Enrollment) {
 			e.NotifyAt, e.Attempts, e.LastError = now().Add(time.Hour), 0, ""

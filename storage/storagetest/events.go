@@ -279,7 +279,7 @@ func eventVoidsWhatWasBefore(w *world) {
 	wanted := &storage.Enrollment{
 		ID: "e", Known: true, Type: "Device", Epoch: before.Epoch + 1, CreatedAt: before.CreatedAt, LastSeen: before.LastSeen,
 		WebhookAt: now, NotifyAt: now.Add(grace), NotifySeq: before.NotifySeq + 1, DesiredToken: before.DesiredToken,
-		PushedAt: before.PushedAt, OutOfSync: true, SyncChangedAt: now, Now: now,
+		OutOfSync: true, SyncChangedAt: now, Now: now,
 	}
 	require.Equal(w, wanted, w.enrollment("e"))
 	_, err := w.store.StatusReportByIndex(w.ctx, "e", 0)

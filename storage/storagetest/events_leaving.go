@@ -85,7 +85,7 @@ func checkOut(w *world) {
 		for _, id := range []string{"e", "e:user"} {
 			e := w.enrollment(id)
 			require.Equal(w, w.clock.Now(), e.LeftAt, id)
-			require.Zero(w, e.NotifyAt, id)
+			require.Equal(w, remove, !e.NotifyAt.IsZero(), "%s: what it should have now has to be found", id)
 			w.requireVoid(id)
 			sets, err := w.store.EnrollmentSets(w.ctx, id, all)
 			require.NoError(w, err)
@@ -97,6 +97,11 @@ func checkOut(w *world) {
 		}
 		require.Zero(w, w.enrollment("other").LeftAt)
 		require.NotEmpty(w, w.enrollment("other").SyncedToken)
+		if remove {
+			require.Equal(w, []string{"e", "e:user"}, w.claim(lease))
+			w.finalise(lease, storage.Outcome{Kind: storage.OutcomeInSync, IDs: []string{"e", "e:user"}, DesiredToken: "nothing"})
+			require.False(w, w.enrollment("e").OutOfSync)
+		}
 		before := w.enrollment("e")
 		w.clock.Advance(24 * time.Hour)
 		require.Empty(w, w.claim(lease), "nothing is due")

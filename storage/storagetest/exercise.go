@@ -2,6 +2,7 @@ package storagetest
 
 import (
 	"context"
+	"crypto/sha256"
 	"database/sql"
 	"fmt"
 	"strings"
@@ -19,7 +20,7 @@ const crowdSize = 4000
 
 // Populate fills a database that has Decree's schema with thousands of rows, so that its query planner has to choose.
 // Nothing in it is due at the time that Exercise begins with.
-func Populate(t *testing.T, db *sql.DB) {
+func Populate(t testing.TB, db *sql.DB) {
 	t.Helper()
 	insert := func(table, columns string, n int, row func(i int) string) {
 		t.Helper()
@@ -65,6 +66,13 @@ func Populate(t *testing.T, db *sql.DB) {
 	insert("fanouts", "set_name, pending, held, force_id, change_id, due_at", crowdSize, func(i int) string {
 		return fmt.Sprintf("'other%04d', %d, 0, 0, 'c', 9000000000000000", i, i%2)
 	})
+	for _, table := range []string{"events", "event_outbox"} {
+		insert(table, "id, at, kind, enrollment_id, detail", crowdSize, func(i int) string {
+			return fmt.Sprintf("%d, 0, 'enrollment.left', 'e%04d', '{}'", i+1, i)
+		})
+	}
+	_, err := db.ExecContext(t.Context(), fmt.Sprintf("UPDATE event_log SET last_id = %d WHERE id = 1", crowdSize))
+	require.NoError(t, err)
 	insert("status_reports", "enrollment_id, received_at, body", crowdSize, func(i int) string {
 		return fmt.Sprintf("'e%04d', 0, 'x'", i)
 	})
@@ -80,6 +88,25 @@ func Populate(t *testing.T, db *sql.DB) {
 		"enrollment_id, path_hash, element_hash, value_hash, path, element, value, report_id, changed_at", crowdSize,
 		func(i int) string {
 			return fmt.Sprintf("'e%04d', X'%032x', X'%032x', X'%032x', 'p', '', '1', 1, 0", i, i, i, i)
+		})
+	insert("declaration_summaries",
+		"identifier, server_token, assigned, current, active, valid, invalid, counted_at", crowdSize,
+		func(i int) string { return fmt.Sprintf("'d%04d', 't', 1, 1, 1, 1, 0, 9000000000000000", i) })
+	insert("problems", "kind, subject, enrollment_id, server_token, code, received_at", crowdSize, func(i int) string {
+		// Of one of them there are more than are grouped together.
+		return fmt.Sprintf("'declaration', 'd%04d', 'e%04d', 't', 'Error.%04d', %d", max(0, i%7-i/500), i, max(0, i%5-i/500), i)
+	})
+	path := sha256.Sum256([]byte(".StatusItems.n"))
+	insert("status_values",
+		"enrollment_id, path_hash, element_hash, value_hash, path, element, value, report_id, changed_at", crowdSize,
+		func(i int) string {
+			return fmt.Sprintf("'e%04d', X'%x', X'00000000000000000000000000000000', X'%032x', '.StatusItems.n', '', '1', 1, 0",
+				i, path[:16], max(3000, i))
+		})
+	insert("facts",
+		"enrollment_id, serial_number, model, os_family, os_version, os_order, os_build, capabilities, confirmed_at", crowdSize,
+		func(i int) string {
+			return fmt.Sprintf("'e%04d', 's%d', 'm%d', 'f%d', '%d', '%d', 'b', 'c', 0", i, i, i%3, i%2, i, i)
 		})
 }
 
@@ -122,6 +149,7 @@ func Exercise(ctx context.Context, t *testing.T, store storage.Store, clock *Clo
 	_, err = store.DeclarationVersion(ctx, "new", "t")
 	require.ErrorIs(t, err, storage.ErrNotFound)
 
+	w.exerciseImport()
 	w.notify(storage.NotifyTargets{
 		Enrollments: []string{"e0002", "e0003"}, Declarations: []string{"d0005"}, Sets: []string{"s0000"},
 	})
@@ -173,11 +201,14 @@ func Exercise(ctx context.Context, t *testing.T, store storage.Store, clock *Clo
 
 	w.overview(all)
 	w.overview(storage.Page{After: "e2", Limit: 3})
+	AskFleet(ctx, t, store, all)
+	AskFleet(ctx, t, store, storage.Page{After: "e2", Limit: 3})
 	for _, id := range []string{"e0007", "unknown"} {
 		_, err = store.DeleteEnrollment(ctx, id)
 		require.NoError(t, err)
 	}
 
+	w.exerciseHappenings()
 	require.NoError(t, store.SaveManifest(ctx, "token", (&ddm.Composition{}).DeclarationItemsJSON()))
 	require.NoError(t, store.SaveManifest(ctx, "token", (&ddm.Composition{}).DeclarationItemsJSON()))
 	_, err = store.Manifest(ctx, "token")
@@ -186,4 +217,50 @@ func Exercise(ctx context.Context, t *testing.T, store storage.Store, clock *Clo
 	_, err = store.Collect(ctx, time.Minute, 100)
 	require.NoError(t, err)
 	require.NoError(t, store.Ping(ctx))
+}
+
+// AskFleet asks everything that can be asked about the fleet, and counts it, over a database that Populate has filled.
+func AskFleet(ctx context.Context, t testing.TB, store storage.Store, page storage.Page) {
+	t.Helper()
+	for _, set := range []string{"s0000", "s0002"} {
+		_, err := store.PutSetDeclaration(ctx, set, "d0001", change)
+		require.NoError(t, err)
+	}
+	_, err := store.DeclarationSummaries(ctx, page)
+	require.NoError(t, err)
+	_, err = store.DeclarationSummary(ctx, "d0001")
+	require.NoError(t, err)
+	for _, state := range storage.DeclarationStates {
+		_, _, err = store.DeclarationEnrollments(ctx, "d0001", state, page)
+		require.NoError(t, err)
+	}
+	_, _, err = store.StatusSummary(ctx, ".StatusItems.n", storage.Page{Limit: page.Limit})
+	require.NoError(t, err)
+	for _, after := range []storage.ProblemKey{{}, {Code: "Error.0001", Kind: "declaration", Subject: "d0001"}} {
+		_, _, err = store.Problems(ctx, after, page.Limit)
+		require.NoError(t, err)
+	}
+	_, err = store.EnrollmentDeclarations(ctx, "e0001")
+	require.NoError(t, err)
+	_, err = store.Facts(ctx, []string{"e0001", "e0002"})
+	require.NoError(t, err)
+	for _, filter := range []storage.EnrollmentFilter{
+		{Serial: "s1"}, {Model: "m1"}, {OSFamily: "f1"}, {OSVersionFrom: "15"}, {OSVersionBelow: "15"}, {Supports: "x"},
+		{Confirmed: &yes},
+	} {
+		_, _, err := store.ListEnrollments(ctx, filter, page)
+		require.NoError(t, err)
+	}
+	_, _, err = store.TouchedDeclarations(ctx)
+	require.NoError(t, err)
+	_, err = store.StaleSummaries(ctx, time.Hour, page.Limit)
+	require.NoError(t, err)
+	_, err = store.PutSetDeclaration(ctx, "s0001", "d0002", change)
+	require.NoError(t, err)
+	_, err = store.PutSetDeclaration(ctx, "s0000", "d0002", change)
+	require.NoError(t, err)
+	for _, others := range [][]string{nil, {"d0002", "d0003"}} {
+		_, _, err = store.CountDeclaration(ctx, "d0001", others, 0, tireless)
+		require.NoError(t, err)
+	}
 }

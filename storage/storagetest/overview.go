@@ -63,6 +63,10 @@ func (w *world) overview(page storage.Page) {
 	}
 	_, err := w.store.QueueNumbers(w.ctx)
 	require.NoError(w, err)
+	_, err = w.store.HappeningNumbers(w.ctx)
+	require.NoError(w, err)
+	_, _, err = w.store.CountEnrollments(w.ctx, page.After, 50)
+	require.NoError(w, err)
 }
 
 // leave has an enrollment check out.
@@ -267,7 +271,7 @@ func queueNumbers(w *world) {
 	require.Equal(w, storage.QueueNumbers{
 		Due: 3, Waiting: 2, Failing: 3,
 		FailingBy: []storage.ErrorCount{{Error: "down", Count: 2}, {Error: "unknown id", Count: 1}},
-		OldestDue: start.Add(4 * time.Second), Fanouts: 2, Bound: 10000, Now: w.clock.Now(),
+		OldestDue: start.Add(4 * time.Second), Fanouts: 2, OldestFanout: w.clock.Now(), Bound: 10000, Now: w.clock.Now(),
 	}, w.numbers(w.store))
 
 	w.clock.Advance(time.Hour)

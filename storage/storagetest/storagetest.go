@@ -40,8 +40,8 @@ type Database struct {
 // Run runs the suite. Each test has a database of its own and runs beside the others.
 func Run(t *testing.T, backend Backend) {
 	for _, subject := range [][]test{
-		declarationTests, setTests, compositionTests, claimTests, holdTests, deviceTests, notifyTests, fanoutTests,
-		overviewTests, deletionTests, progressTests, statusTests, eventTests, raceTests, concurrencyTests, transactionTests,
+		declarationTests, setTests, importTests, compositionTests, claimTests, holdTests, deviceTests, notifyTests, fanoutTests,
+		overviewTests, numberTests, factTests, summaryTests, fleetTests, deletionTests, progressTests, statusTests, foldPropertyTests, spentTests, eventTests, happeningTests, raceTests, concurrencyTests, transactionTests,
 	} {
 		for _, test := range subject {
 			t.Run(test.name, func(t *testing.T) {

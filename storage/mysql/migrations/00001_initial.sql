@@ -90,11 +90,14 @@ CREATE TABLE IF NOT EXISTS enrollments (
     synced_at               BIGINT         NULL,
     out_of_sync             TINYINT        NOT NULL DEFAULT 0,
     sync_changed_at         BIGINT         NULL,
+    sync_told               TINYINT        NOT NULL DEFAULT 0,
+    sync_news               TINYINT        GENERATED ALWAYS AS (CASE WHEN out_of_sync <> sync_told THEN 1 END) VIRTUAL,
     PRIMARY KEY (id),
     KEY enrollments_queue (priority, notify_at),
     KEY enrollments_parent (parent_id),
     KEY enrollments_sync (out_of_sync, id),
-    KEY enrollments_failing (failures)
+    KEY enrollments_failing (failures),
+    KEY enrollments_sync_news (sync_news, id)
 ) ENGINE = InnoDB DEFAULT CHARACTER SET = utf8mb4 COLLATE = utf8mb4_bin;
 
 CREATE TABLE IF NOT EXISTS enrollment_sets (
@@ -154,8 +157,7 @@ CREATE TABLE IF NOT EXISTS status_declarations (
     reasons       LONGTEXT       NULL,
     report_id     BIGINT         NOT NULL,
     received_at   BIGINT         NOT NULL,
-    PRIMARY KEY (enrollment_id, identifier, server_token),
-    KEY status_declarations_identifier (identifier, server_token)
+    PRIMARY KEY (enrollment_id, identifier, server_token)
 ) ENGINE = InnoDB DEFAULT CHARACTER SET = utf8mb4 COLLATE = utf8mb4_bin;
 
 CREATE TABLE IF NOT EXISTS status_values (
@@ -165,7 +167,7 @@ CREATE TABLE IF NOT EXISTS status_values (
     value_hash    BINARY(16)     NOT NULL,
     path          VARBINARY(255) NOT NULL,
     element       VARBINARY(255) NOT NULL,
-    value         LONGTEXT       NOT NULL,
+    value         LONGBLOB       NOT NULL,
     report_id     BIGINT         NOT NULL,
     changed_at    BIGINT         NOT NULL,
     PRIMARY KEY (enrollment_id, path_hash, element_hash),
@@ -182,3 +184,81 @@ CREATE TABLE IF NOT EXISTS status_errors (
     PRIMARY KEY (id),
     KEY status_errors_enrollment (enrollment_id, id)
 ) ENGINE = InnoDB DEFAULT CHARACTER SET = utf8mb4 COLLATE = utf8mb4_bin;
+
+CREATE TABLE IF NOT EXISTS problems (
+    kind          VARBINARY(32)  NOT NULL,
+    subject       VARBINARY(255) NOT NULL,
+    enrollment_id VARBINARY(255) NOT NULL,
+    server_token  VARBINARY(255) NOT NULL,
+    code          VARBINARY(255) NOT NULL,
+    received_at   BIGINT         NOT NULL,
+    PRIMARY KEY (kind, subject, enrollment_id, server_token),
+    KEY problems_code (code, kind, subject, received_at),
+    KEY problems_enrollment (enrollment_id)
+) ENGINE = InnoDB DEFAULT CHARACTER SET = utf8mb4 COLLATE = utf8mb4_bin;
+
+CREATE TABLE IF NOT EXISTS facts (
+    enrollment_id VARBINARY(255) NOT NULL,
+    serial_number VARBINARY(255) NOT NULL,
+    model         VARBINARY(255) NOT NULL,
+    os_family     VARBINARY(255) NOT NULL,
+    os_version    VARBINARY(255) NOT NULL,
+    os_order      VARBINARY(255) NOT NULL,
+    os_build      VARBINARY(255) NOT NULL,
+    capabilities  VARBINARY(64)  NOT NULL,
+    confirmed_at  BIGINT         NULL,
+    PRIMARY KEY (enrollment_id),
+    KEY facts_serial_number (serial_number, enrollment_id),
+    KEY facts_model (model, enrollment_id),
+    KEY facts_os (os_family, enrollment_id),
+    KEY facts_capabilities (capabilities, enrollment_id)
+) ENGINE = InnoDB DEFAULT CHARACTER SET = utf8mb4 COLLATE = utf8mb4_bin;
+
+CREATE TABLE IF NOT EXISTS capabilities (
+    id   VARBINARY(64)  NOT NULL,
+    name VARBINARY(255) NOT NULL,
+    PRIMARY KEY (id, name),
+    KEY capabilities_name (name, id)
+) ENGINE = InnoDB DEFAULT CHARACTER SET = utf8mb4 COLLATE = utf8mb4_bin;
+
+CREATE TABLE IF NOT EXISTS declaration_summaries (
+    identifier   VARBINARY(255) NOT NULL,
+    server_token VARBINARY(255) NOT NULL,
+    assigned     BIGINT         NOT NULL,
+    current      BIGINT         NOT NULL,
+    active       BIGINT         NOT NULL,
+    valid        BIGINT         NOT NULL,
+    invalid      BIGINT         NOT NULL,
+    counted_at   BIGINT         NOT NULL,
+    PRIMARY KEY (identifier),
+    KEY declaration_summaries_counted (counted_at)
+) ENGINE = InnoDB DEFAULT CHARACTER SET = utf8mb4 COLLATE = utf8mb4_bin;
+
+CREATE TABLE IF NOT EXISTS event_outbox (
+    id            BIGINT         NOT NULL AUTO_INCREMENT,
+    at            BIGINT         NOT NULL,
+    kind          VARBINARY(64)  NOT NULL,
+    enrollment_id VARBINARY(255) NOT NULL,
+    detail        TEXT           NOT NULL,
+    PRIMARY KEY (id)
+) ENGINE = InnoDB DEFAULT CHARACTER SET = utf8mb4 COLLATE = utf8mb4_bin;
+
+CREATE TABLE IF NOT EXISTS events (
+    id            BIGINT         NOT NULL,
+    at            BIGINT         NOT NULL,
+    kind          VARBINARY(64)  NOT NULL,
+    enrollment_id VARBINARY(255) NOT NULL,
+    detail        TEXT           NOT NULL,
+    PRIMARY KEY (id)
+) ENGINE = InnoDB DEFAULT CHARACTER SET = utf8mb4 COLLATE = utf8mb4_bin;
+
+CREATE TABLE IF NOT EXISTS event_log (
+    id           TINYINT NOT NULL,
+    last_id      BIGINT  NOT NULL,
+    delivered_id BIGINT  NULL,
+    lease_id     BIGINT  NULL,
+    lease_until  BIGINT  NULL,
+    PRIMARY KEY (id)
+) ENGINE = InnoDB DEFAULT CHARACTER SET = utf8mb4 COLLATE = utf8mb4_bin;
+
+INSERT IGNORE INTO event_log (id, last_id) VALUES (1, 0);

@@ -90,12 +90,16 @@ CREATE TABLE enrollments (
     synced_at               INTEGER NULL,
     out_of_sync             INTEGER NOT NULL DEFAULT 0,
     sync_changed_at         INTEGER NULL,
+    sync_told               INTEGER NOT NULL DEFAULT 0,
+    sync_news               INTEGER GENERATED ALWAYS AS (CASE WHEN out_of_sync <> sync_told THEN 1 END) VIRTUAL,
     PRIMARY KEY (id)
 ) WITHOUT ROWID;
 CREATE INDEX enrollments_queue ON enrollments (priority, notify_at) WHERE notify_at IS NOT NULL;
 CREATE INDEX enrollments_parent ON enrollments (parent_id);
 CREATE INDEX enrollments_sync ON enrollments (out_of_sync, id);
 CREATE INDEX enrollments_failing ON enrollments (failures) WHERE failures > 0;
+
+CREATE INDEX enrollments_sync_news ON enrollments (sync_news, id) WHERE sync_news IS NOT NULL;
 
 CREATE TABLE enrollment_sets (
     enrollment_id           TEXT    NOT NULL,
@@ -155,7 +159,6 @@ CREATE TABLE status_declarations (
     received_at             INTEGER NOT NULL,
     PRIMARY KEY (enrollment_id, identifier, server_token)
 ) WITHOUT ROWID;
-CREATE INDEX status_declarations_identifier ON status_declarations (identifier, server_token);
 
 CREATE TABLE status_values (
     enrollment_id           TEXT    NOT NULL,
@@ -164,7 +167,7 @@ CREATE TABLE status_values (
     value_hash              BLOB    NOT NULL,
     path                    TEXT    NOT NULL,
     element                 TEXT    NOT NULL,
-    value                   TEXT    NOT NULL,
+    value                   BLOB    NOT NULL,
     report_id               INTEGER NOT NULL,
     changed_at              INTEGER NOT NULL,
     PRIMARY KEY (enrollment_id, path_hash, element_hash)
@@ -180,3 +183,77 @@ CREATE TABLE status_errors (
     received_at             INTEGER NOT NULL
 );
 CREATE INDEX status_errors_enrollment ON status_errors (enrollment_id, id);
+
+CREATE TABLE problems (
+    kind                    TEXT    NOT NULL,
+    subject                 TEXT    NOT NULL,
+    enrollment_id           TEXT    NOT NULL,
+    server_token            TEXT    NOT NULL,
+    code                    TEXT    NOT NULL,
+    received_at             INTEGER NOT NULL,
+    PRIMARY KEY (kind, subject, enrollment_id, server_token)
+) WITHOUT ROWID;
+CREATE INDEX problems_code ON problems (code, kind, subject, received_at);
+CREATE INDEX problems_enrollment ON problems (enrollment_id);
+
+CREATE TABLE facts (
+    enrollment_id           TEXT    NOT NULL,
+    serial_number           TEXT    NOT NULL,
+    model                   TEXT    NOT NULL,
+    os_family               TEXT    NOT NULL,
+    os_version              TEXT    NOT NULL,
+    os_order                TEXT    NOT NULL,
+    os_build                TEXT    NOT NULL,
+    capabilities            TEXT    NOT NULL,
+    confirmed_at            INTEGER NULL,
+    PRIMARY KEY (enrollment_id)
+) WITHOUT ROWID;
+CREATE INDEX facts_serial_number ON facts (serial_number, enrollment_id);
+CREATE INDEX facts_model ON facts (model, enrollment_id);
+CREATE INDEX facts_os ON facts (os_family, enrollment_id);
+CREATE INDEX facts_capabilities ON facts (capabilities, enrollment_id);
+
+CREATE TABLE capabilities (
+    id                      TEXT    NOT NULL,
+    name                    TEXT    NOT NULL,
+    PRIMARY KEY (id, name)
+) WITHOUT ROWID;
+CREATE INDEX capabilities_name ON capabilities (name, id);
+
+CREATE TABLE declaration_summaries (
+    identifier              TEXT    NOT NULL,
+    server_token            TEXT    NOT NULL,
+    assigned                INTEGER NOT NULL,
+    current                 INTEGER NOT NULL,
+    active                  INTEGER NOT NULL,
+    valid                   INTEGER NOT NULL,
+    invalid                 INTEGER NOT NULL,
+    counted_at              INTEGER NOT NULL,
+    PRIMARY KEY (identifier)
+) WITHOUT ROWID;
+CREATE INDEX declaration_summaries_counted ON declaration_summaries (counted_at);
+
+CREATE TABLE event_outbox (
+    id                      INTEGER PRIMARY KEY AUTOINCREMENT,
+    at                      INTEGER NOT NULL,
+    kind                    TEXT    NOT NULL,
+    enrollment_id           TEXT    NOT NULL,
+    detail                  TEXT    NOT NULL
+);
+
+CREATE TABLE events (
+    id                      INTEGER PRIMARY KEY,
+    at                      INTEGER NOT NULL,
+    kind                    TEXT    NOT NULL,
+    enrollment_id           TEXT    NOT NULL,
+    detail                  TEXT    NOT NULL
+);
+
+CREATE TABLE event_log (
+    id                      INTEGER PRIMARY KEY,
+    last_id                 INTEGER NOT NULL,
+    delivered_id            INTEGER NULL,
+    lease_id                INTEGER NULL,
+    lease_until             INTEGER NULL
+);
+INSERT INTO event_log (id, last_id) VALUES (1, 0);

@@ -1,0 +1,233 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// connections is how many connections a test may open at once, of those that it wants: files are limited.
+func connections(t *testing.T, wanted int) int {
+	t.Helper()
+	var limit syscall.Rlimit
+	require.NoError(t, syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit))
+	const others = 1000 // which the tests that run at the same time have open
+	if limit.Cur < others+100 {
+		t.Skip("too few files may be open")
+	}
+	return min(wanted, int(min(limit.Cur, 1<<20))-others)
+}
+
+// memory is how much memory a process has had at most, in bytes, or 0 where that is not to be learned.
+func (p *process) memory() int {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	if err != nil {
+		return 0
+	}
+	match := regexp.MustCompile(`VmHWM:\s+(\d+) kB`).FindSubmatch(text)
+	if match == nil {
+		return 0
+	}
+	kilobytes, _ := strconv.Atoi(string(match[1]))
+	return kilobytes << 10
+}
+
+// quickly requires that the API answers a right key without delay, of which a busy machine has some.
+func (s *server) quickly(when string) {
+	s.t.Helper()
+	fresh := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 5 * time.Second}
+	for range 5 {
+		request, err := http.NewRequest(http.MethodGet, s.url+"/v1/sets", nil)
+		require.NoError(s.t, err)
+		request.SetBasicAuth("x", testKey)
+		response, err := fresh.Do(request)
+		require.NoError(s.t, err, when)
+		require.NoError(s.t, response.Body.Close())
+		require.Equal(s.t, http.StatusOK, response.StatusCode, when)
+	}
+}
+
+// TestSlowAndIdleConnections checks that clients which hold connections open, and send little or nothing, do not keep
+// others from being answered, and are let go.
+func TestSlowAndIdleConnections(t *testing.T) {
+	t.Parallel()
+	p := startBinary(t)
+	s := p.server()
+	address := strings.TrimPrefix(s.url, "http://")
+	var opened []net.Conn
+	t.Cleanup(func() {
+		for _, connection := range opened {
+			_ = connection.Close() // the server may have
+		}
+	})
+	dial := func(text string) net.Conn {
+		connection, err := net.DialTimeout("tcp", address, patience)
+		require.NoError(t, err)
+		opened = append(opened, connection)
+		_, err = io.WriteString(connection, text)
+		require.NoError(t, err)
+		return connection
+	}
+
+	var slow []net.Conn
+	for range 50 {
+		slow = append(slow, dial("PUT /v1/declarations HTTP/1.1\r\nHost: decree\r\n"))
+	}
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	defer func() { close(stop); <-stopped }()
+	go func() { // a header now and then, without an end
+		defer close(stopped)
+		ticker := time.NewTicker(500 * time.Millisecond)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-stop:
+				return
+			case <-ticker.C:
+			}
+			for _, connection := range slow {
+				_, _ = io.WriteString(connection, "X-Slow: x\r\n") // the server may have had enough
+			}
+		}
+	}()
+	s.quickly("slow headers")
+
+	idle := connections(t, 5000)
+	for i := range idle {
+		if i%2 == 0 {
+			dial("") // says nothing at all
+		} else {
+			dial("HEAD /livez HTTP/1.1\r\nHost: decree\r\n\r\n") // was answered, and stays
+		}
+	}
+	s.quickly(fmt.Sprintf("%d idle connections", idle))
+	code, text := s.device("device", http.MethodGet, "/tokens", "")
+	require.Equal(t, http.StatusOK, code, "%s", text)
+
+	// Who never comes to the end of its headers is let go after 10 seconds.
+	for _, connection := range slow {
+		require.NoError(t, connection.SetReadDeadline(time.Now().Add(patience)))
+		_, err := io.Copy(io.Discard, connection)
+		require.NotErrorIs(t, err, os.ErrDeadlineExceeded, "the connection is still open")
+	}
+	s.quickly("they are gone")
+	if memory := p.memory(); memory != 0 {
+		require.Less(t, memory, 256<<20)
+	}
+}
+
+// spaces is a body of spaces that counts how many of them were taken.
+type spaces struct{ left, taken int64 }
+
+func (s *spaces) Read(b []byte) (int, error) {
+	if s.left == 0 {
+		return 0, io.EOF
+	}
+	n := min(int64(len(b)), s.left)
+	for i := range n {
+		b[i] = ' '
+	}
+	s.left -= n
+	atomic.AddInt64(&s.taken, n)
+	return int(n), nil
+}
+
+// TestBodyWithoutEnd checks that bodies of a gigabyte are cut off at the limit, whether they say how long they are or not,
+// and take no memory to speak of.
+func TestBodyWithoutEnd(t *testing.T) {
+	t.Parallel()
+	p := startBinary(t)
+	s := p.server()
+	s.quickly("at first")
+	before := p.memory()
+	const gigabyte = 1 << 30
+	for _, request := range []string{"PUT /v1/declarations", "POST /v1/notify", "PUT /status", "POST /webhook"} {
+		method, path, _ := strings.Cut(request, " ")
+		for _, length := range []int64{-1, gigabyte} {
+			body := &spaces{left: gigabyte}
+			r, err := http.NewRequest(method, s.url+path, io.NopCloser(body))
+			require.NoError(t, err)
+			r.ContentLength = length
+			r.SetBasicAuth("x", testKey)
+			r.Header.Set("X-Enrollment-ID", "device")
+			r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+			response, err := client.Do(r)
+			require.NoError(t, err, request)
+			require.NoError(t, response.Body.Close())
+			require.Equal(t, http.StatusRequestEntityTooLarge, response.StatusCode, request)
+			require.Less(t, atomic.LoadInt64(&body.taken), int64(64<<20), request)
+		}
+	}
+	// Without a key nothing is read that does not fit into a buffer.
+	body := &spaces{left: gigabyte}
+	r, err := http.NewRequest(http.MethodPut, s.url+"/v1/declarations", io.NopCloser(body))
+	require.NoError(t, err)
+	response, err := client.Do(r)
+	require.NoError(t, err)
+	require.NoError(t, response.Body.Close())
+	require.Equal(t, http.StatusUnauthorized, response.StatusCode)
+	require.Less(t, atomic.LoadInt64(&body.taken), int64(16<<20))
+	if before != 0 {
+		require.Less(t, p.memory()-before, 256<<20)
+	}
+	s.quickly("at last")
+}
+
+// TestWrongKeys checks that a thousand requests with wrong keys, some of them huge, do not slow one with the right key, nor
+// lock anybody out.
+func TestWrongKeys(t *testing.T) {
+	t.Parallel()
+	p := startBinary(t)
+	s := p.server()
+	huge := strings.Repeat("x", 500<<10)
+	var wrong sync.WaitGroup
+	var refused atomic.Int32
+	for worker := range 20 {
+		wrong.Go(func() {
+			for i := range 50 {
+				request, err := http.NewRequest(http.MethodGet, s.url+"/v1/sets", nil)
+				if err != nil {
+					return
+				}
+				key := fmt.Sprint(testKey, worker, i)
+				if i%10 == 0 {
+					key = huge
+				}
+				request.Header.Set("Authorization", "Bearer "+key)
+				if code, _, err := exchange(request); err == nil && code == http.StatusUnauthorized {
+					refused.Add(1)
+				}
+			}
+		})
+	}
+	ended := make(chan struct{})
+	go func() {
+		wrong.Wait()
+		close(ended)
+	}()
+	for flooded := true; flooded; {
+		s.quickly("wrong keys")
+		select {
+		case <-ended:
+			flooded = false
+		default:
+		}
+	}
+	require.EqualValues(t, 1000, refused.Load())
+	begin := time.Now()
+	s.quickly("after wrong keys")
+	require.Less(t, time.Since(begin), 5*time.Second)
+	require.False(t, strings.Contains(p.stderr.String(), testKey))
+}

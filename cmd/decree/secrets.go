@@ -1,0 +1,82 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/micromdm/nanolib/envflag"
+)
+
+// secretFlags are the flags whose values can be read from files, so that they are in no list of processes and no
+// environment.
+var secretFlags = []string{
+	"api", "enqueue-key", "webhook-hmac-key", "dm-verify-hmac-key", "dm-sign-hmac-key", "event-hmac-key", "storage-dsn",
+	"key", "from-mysql",
+}
+
+// fileSuffix makes the variable of a secret the one with the name of its file.
+const fileSuffix = "_FILE"
+
+// variableOf is the environment variable of a flag.
+func variableOf(name string) string {
+	return environmentPrefix + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
+}
+
+// parseFlags sets flags from the arguments and, where those do not, from the environment and the files that it names.
+// Those in withoutVariable can be arguments only.
+func parseFlags(flags *flag.FlagSet, args, environ []string, withoutVariable ...string) error {
+	environ, err := readSecrets(flags, environ)
+	if err != nil {
+		return err
+	}
+	return envflag.ParseFlagSet(flags, args, environmentPrefix, environ, withoutVariable)
+}
+
+// readSecrets returns the environment with the secrets that are in files added to it.
+func readSecrets(flags *flag.FlagSet, environ []string) ([]string, error) {
+	values := map[string]string{}
+	for _, entry := range environ {
+		name, value, _ := strings.Cut(entry, "=")
+		values[name] = value
+	}
+	environ = slices.Clone(environ)
+	for _, name := range secretFlags {
+		secret := flags.Lookup(name)
+		if secret == nil {
+			continue
+		}
+		variable := variableOf(name)
+		fileVariable := variable + fileSuffix
+		secret.Usage += fmt.Sprintf(" [%s: file with it]", fileVariable)
+		file := values[fileVariable]
+		if file == "" {
+			continue
+		}
+		if values[variable] != "" {
+			return nil, fmt.Errorf("%s and %s are both given: one of them is enough", variable, fileVariable)
+		}
+		value, err := readSecret(file)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", fileVariable, err)
+		}
+		environ = append(environ, variable+"="+value)
+	}
+	return environ, nil
+}
+
+// readSecret returns what is in a file, without the line break that editors put at its end.
+func readSecret(file string) (string, error) {
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return "", err
+	}
+	secret := strings.TrimSuffix(strings.TrimSuffix(string(content), "\n"), "\r")
+	if secret == "" {
+		return "", errors.New(file + " is empty")
+	}
+	return secret, nil
+}

@@ -1,0 +1,152 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/decree-ddm/decree/http/edge"
+)
+
+// site is an address and what is served there.
+type site struct {
+	address  string
+	mux      *edge.Mux
+	server   *http.Server
+	listener net.Listener // nil before listen
+}
+
+// sites are where the server listens. Those that have no address of their own are the first.
+type sites struct {
+	main    *site // the API
+	ddm     *site // what the MDM asks for
+	metrics *site // what those who watch servers ask for
+}
+
+// newSites returns the sites, which do not listen yet. Without a TLS configuration they speak HTTP.
+func newSites(config listenConfig, secure *tls.Config, logger *slog.Logger) sites {
+	first := newSite(config.address, secure, logger)
+	all := sites{main: first, ddm: first, metrics: first}
+	if config.ddm != "" {
+		all.ddm = newSite(config.ddm, secure, logger)
+	}
+	if config.metrics != "" {
+		all.metrics = newSite(config.metrics, secure, logger)
+	}
+	return all
+}
+
+func newSite(address string, secure *tls.Config, logger *slog.Logger) *site {
+	mux := edge.NewMux(logger)
+	// The limits below are those of HTTP/1: in HTTP/2 one connection can do what they keep many from.
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	return &site{address: address, mux: mux, server: &http.Server{
+		Handler:           mux,
+		Protocols:         &protocols,
+		TLSConfig:         secure.Clone(), // each server adds to its own
+		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       time.Minute,
+		WriteTimeout:      time.Minute,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    1 << 20, // POST /v1/notify can name much in its query
+		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
+	}}
+}
+
+// all returns each site once.
+func (s sites) all() []*site {
+	all := []*site{s.main}
+	if s.ddm != s.main {
+		all = append(all, s.ddm)
+	}
+	if s.metrics != s.main {
+		all = append(all, s.metrics)
+	}
+	return all
+}
+
+// listen opens the port of every site, so that none is served if one of them cannot be.
+func (s sites) listen(ctx context.Context) error {
+	for _, site := range s.all() {
+		listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", site.address)
+		if err != nil {
+			return err
+		}
+		site.listener = listener
+	}
+	return nil
+}
+
+// serve answers requests until the server is shut down. What ends it otherwise is an error.
+func (s *site) serve() error {
+	serve := s.server.Serve
+	if s.server.TLSConfig != nil {
+		// The certificate is in the configuration, since it changes.
+		serve = func(listener net.Listener) error { return s.server.ServeTLS(listener, "", "") }
+	}
+	if err := serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// stop answers the requests under way, and takes no more.
+func (s *site) stop(ctx context.Context) error {
+	if s.listener == nil {
+		return nil
+	}
+	var errs []error
+	if err := s.server.Shutdown(ctx); err != nil {
+		errs = append(errs, fmt.Errorf("some requests were cut off: %w", err), s.server.Close())
+	}
+	// A server closes only what it has begun to serve.
+	if err := s.listener.Close(); !errors.Is(err, net.ErrClosed) {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// stop stops all sites at once.
+func (s sites) stop(ctx context.Context) error {
+	var stops []chan error
+	for _, site := range s.all() {
+		stopped := make(chan error, 1)
+		stops = append(stops, stopped)
+		go func() { stopped <- site.stop(ctx) }()
+	}
+	var errs []error
+	for _, stopped := range stops {
+		errs = append(errs, <-stopped)
+	}
+	return errors.Join(errs...)
+}
+
+// secure returns the TLS configuration of the sites, whose certificate is read again when it is renewed, or nil where
+// there is none.
+func (p *program) secure(config tlsConfig) (*tls.Config, error) {
+	if config.certificate == "" {
+		return nil, nil
+	}
+	var current atomic.Pointer[tls.Certificate]
+	err := p.reload("-tls-cert and -tls-key", func(contents [][]byte) error {
+		pair, err := tls.X509KeyPair(contents[0], contents[1])
+		if err == nil {
+			current.Store(&pair)
+		}
+		return err
+	}, config.certificate, config.key)
+	if err != nil {
+		return nil, err
+	}
+	return &tls.Config{
+		MinVersion:     tls.VersionTLS12,
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return current.Load(), nil },
+	}, nil
+}
