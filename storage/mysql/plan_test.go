@@ -20,7 +20,7 @@ var walks = map[string]string{
 	"FROM enrollments WHERE id > ?":               "PRIMARY",
 	"WHERE out_of_sync = ? AND id > ?":            "enrollments_sync",
 	"WHERE set_name = ? AND enrollment_id > ?":    "enrollment_sets_set",
-	"FROM enrollments WHERE attempts > 0":         "enrollments_failing",
+	"FROM enrollments WHERE attempts > 0":         "enrollments_failing enrollments_unwoken",
 	"FROM enrollments WHERE priority = ? AND not": "enrollments_queue",
 	"FROM fanouts\n\t\tWHERE set_name > ''":       "PRIMARY",
 	"WHERE sync_news = 1":                         "enrollments_sync_news",
@@ -68,7 +68,7 @@ func TestPlans(t *testing.T) {
 			for _, step := range plan(t, db, statement) {
 				for part, key := range walks {
 					if strings.Contains(statement.Text, part) && !strings.HasPrefix(step.table, "<derived") {
-						assert.Equal(t, key, step.key, "%s:\n%s", state, statement.Text)
+						assert.Contains(t, strings.Fields(key), step.key, "%s:\n%s", state, statement.Text)
 					}
 				}
 				if strings.HasPrefix(step.table, "<derived") {

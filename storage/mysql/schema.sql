@@ -95,7 +95,6 @@ CREATE TABLE enrollments (
     sends int NOT NULL DEFAULT 0,
     pushed_at bigint,
     push_failures int NOT NULL DEFAULT 0,
-    failures int VIRTUAL GENERATED,
     desired_token varbinary(255),
     asked_token varbinary(255),
     asked_at bigint,
@@ -106,13 +105,14 @@ CREATE TABLE enrollments (
     out_of_sync tinyint NOT NULL DEFAULT 0,
     sync_changed_at bigint,
     sync_told tinyint NOT NULL DEFAULT 0,
-    sync_news tinyint VIRTUAL GENERATED,
+    sync_news tinyint,
     PRIMARY KEY (id),
-    KEY enrollments_failing (failures),
+    KEY enrollments_failing (attempts),
     KEY enrollments_parent (parent_id),
     KEY enrollments_queue (priority, notify_at),
     KEY enrollments_sync (out_of_sync, id),
-    KEY enrollments_sync_news (sync_news, id)
+    KEY enrollments_sync_news (sync_news, id),
+    KEY enrollments_unwoken (push_failures)
 ) ENGINE InnoDB COLLATE utf8mb4_bin;
 
 CREATE TABLE enrollment_sets (

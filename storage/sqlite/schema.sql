@@ -95,7 +95,6 @@ CREATE TABLE enrollments (
     sends                   INTEGER NOT NULL DEFAULT 0,
     pushed_at               INTEGER NULL,
     push_failures           INTEGER NOT NULL DEFAULT 0,
-    failures                INTEGER NOT NULL GENERATED ALWAYS AS (attempts + push_failures) VIRTUAL,
     desired_token           TEXT    NULL,
     asked_token             TEXT    NULL,
     asked_at                INTEGER NULL,
@@ -106,14 +105,15 @@ CREATE TABLE enrollments (
     out_of_sync             INTEGER NOT NULL DEFAULT 0,
     sync_changed_at         INTEGER NULL,
     sync_told               INTEGER NOT NULL DEFAULT 0,
-    sync_news               INTEGER GENERATED ALWAYS AS (CASE WHEN out_of_sync <> sync_told THEN 1 END) VIRTUAL,
+    sync_news               INTEGER NULL,
     PRIMARY KEY (id)
 ) WITHOUT ROWID;
-CREATE INDEX enrollments_failing ON enrollments (failures) WHERE failures > 0;
+CREATE INDEX enrollments_failing ON enrollments (attempts) WHERE attempts > 0;
 CREATE INDEX enrollments_parent ON enrollments (parent_id);
 CREATE INDEX enrollments_queue ON enrollments (priority, notify_at) WHERE notify_at IS NOT NULL;
 CREATE INDEX enrollments_sync ON enrollments (out_of_sync, id);
 CREATE INDEX enrollments_sync_news ON enrollments (sync_news, id) WHERE sync_news IS NOT NULL;
+CREATE INDEX enrollments_unwoken ON enrollments (push_failures) WHERE push_failures > 0;
 CREATE TABLE event_log (
     id                      INTEGER PRIMARY KEY,
     last_id                 INTEGER NOT NULL,

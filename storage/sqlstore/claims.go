@@ -109,7 +109,8 @@ func (t *tx) finalise(lease storage.Lease, outcome storage.Outcome, ids []string
 	// Who is told although in sync stays so.
 	outOfSync := func() {
 		if outcome.DesiredToken != "" {
-			add(t.syncState(`CASE WHEN synced_token = ? THEN 0 ELSE 1 END`), outcome.DesiredToken, outcome.DesiredToken)
+			add(t.syncState(`CASE WHEN synced_token = ? THEN 0 ELSE 1 END`),
+				outcome.DesiredToken, outcome.DesiredToken, outcome.DesiredToken)
 		}
 	}
 	woken := func(failures string) {
@@ -142,7 +143,8 @@ func (t *tx) finalise(lease storage.Lease, outcome storage.Outcome, ids []string
 		add(`attempts = 0, push_failures = 0, last_error = NULL`)
 		add(`command_token = CASE WHEN command_token <> ? AND `+still+` THEN NULL ELSE command_token END`,
 			outcome.DesiredToken, outcome.DesiredToken)
-		add(t.syncState(`CASE WHEN `+still+` THEN 0 ELSE 1 END`), outcome.DesiredToken, outcome.DesiredToken)
+		add(t.syncState(`CASE WHEN `+still+` THEN 0 ELSE 1 END`),
+			outcome.DesiredToken, outcome.DesiredToken, outcome.DesiredToken)
 	case storage.OutcomeSynced:
 		// Unless the device was served another manifest since.
 		add(`synced_at = CASE WHEN asked_token = ? THEN `+t.now+` ELSE synced_at END,
@@ -153,7 +155,7 @@ func (t *tx) finalise(lease storage.Lease, outcome storage.Outcome, ids []string
 		unlessMarked("held", "CASE WHEN asked_token = ? THEN 0 ELSE held END", outcome.DesiredToken)
 		unlessMarked("notify_at", "CASE WHEN asked_token = ? THEN NULL ELSE notify_at END", outcome.DesiredToken)
 		add(`attempts = 0, push_failures = 0, last_error = NULL, `+t.syncState(`CASE WHEN asked_token = ? THEN 0 ELSE out_of_sync END`),
-			outcome.DesiredToken, outcome.DesiredToken)
+			outcome.DesiredToken, outcome.DesiredToken, outcome.DesiredToken)
 	case storage.OutcomeHeld:
 		unlessMarked("notify_at", "NULL")
 		add(t.syncState("1"))

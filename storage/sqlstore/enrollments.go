@@ -146,10 +146,11 @@ func (s *Store) UpdateDevice(ctx context.Context, update storage.DeviceUpdate) e
 	})
 }
 
-// syncState returns the assignments for an enrollment that is out of sync where the expression is 1.
+// syncState returns the assignments for an enrollment that is out of sync where the expression is 1. They have it three times.
 func (t *tx) syncState(outOfSync string) string {
 	return `sync_changed_at = CASE WHEN out_of_sync = ` + outOfSync + ` AND sync_changed_at IS NOT NULL
-			THEN sync_changed_at ELSE ` + t.now + ` END, out_of_sync = ` + outOfSync
+			THEN sync_changed_at ELSE ` + t.now + ` END,
+		sync_news = CASE WHEN ` + outOfSync + ` <> sync_told THEN 1 END, out_of_sync = ` + outOfSync
 }
 
 // awake are the assignments for a device that is heard of: that it could not be woken is over.
@@ -187,10 +188,12 @@ func (t *tx) updateDevice(u storage.DeviceUpdate) error {
 			asked_at = CASE WHEN `+unserved+` THEN NULL ELSE asked_at END,
 			sync_changed_at = CASE WHEN `+unserved+` AND `+still+` AND (out_of_sync = 1 OR sync_changed_at IS NULL)
 				THEN `+t.now+` ELSE sync_changed_at END,
+			sync_news = CASE WHEN `+unserved+` AND `+still+` THEN CASE WHEN sync_told = 1 THEN 1 END ELSE sync_news END,
 			out_of_sync = CASE WHEN `+unserved+` AND `+still+` THEN 0 ELSE out_of_sync END,
 			synced_at = CASE WHEN `+unserved+` THEN `+t.now+` ELSE synced_at END,
 			synced_token = CASE WHEN `+unserved+` THEN ? ELSE synced_token END`,
 			u.SeenFetched, u.SeenFetched, u.SeenFetched, u.NotifySeq, u.SyncedToken, u.SeenFetched, u.NotifySeq, u.SyncedToken,
+			u.SeenFetched, u.NotifySeq, u.SyncedToken,
 			u.SeenFetched, u.SeenFetched, u.SyncedToken)
 		// A command for another token is spent: should that be desired again, the device has to be told again.
 		add(`command_token = CASE WHEN command_token <> ? AND `+unserved+` THEN NULL ELSE command_token END`,

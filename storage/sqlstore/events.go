@@ -285,7 +285,7 @@ func (t *tx) void(id string, until time.Time) error {
 			pushed_at = CASE WHEN pushed_at <= ? THEN NULL ELSE pushed_at END,
 			push_failures = 0, attempts = 0, last_error = NULL,
 			lease_id = NULL, lease_seq = NULL, lease_until = NULL
-		WHERE id = ?`, at, at, at, at, at, at, at, at, at, at, at, at, at, at, at, at, id)
+		WHERE id = ?`, at, at, at, at, at, at, at, at, at, at, at, at, at, at, at, at, at, id)
 	if err != nil {
 		return err
 	}

@@ -202,7 +202,7 @@ func (t *tx) appendSyncNews(last int64, limit int) (appended int, err error) {
 			values...); err != nil {
 			return 0, err
 		}
-		if _, err := t.exec(`UPDATE enrollments SET sync_told = out_of_sync WHERE id IN `+list(len(ids)),
+		if _, err := t.exec(`UPDATE enrollments SET sync_told = out_of_sync, sync_news = NULL WHERE id IN `+list(len(ids)),
 			args(nil, ids)...); err != nil {
 			return 0, err
 		}

@@ -65,8 +65,7 @@ func lookThrough[T any](
 func (s *Store) walk(ctx context.Context, filter storage.EnrollmentFilter) (walker, error) {
 	if filter.Failing != nil && *filter.Failing {
 		// Mostly few fail. Their index is not in the order of ids, so that it serves when it is read whole.
-		failing, err := queryStrings(ctx, s.read, `SELECT id FROM enrollments WHERE failures > 0 ORDER BY failures LIMIT ?`,
-			s.options.MaxLooked)
+		failing, err := queryStrings(ctx, s.read, failingColumn("id"), s.options.MaxLooked, s.options.MaxLooked)
 		if err != nil {
 			return nil, err
 		}
@@ -152,7 +151,7 @@ func conditions(filter storage.EnrollmentFilter) (where string, values []any) {
 		add(`e.out_of_sync = ?`, !*filter.InSync)
 	}
 	if filter.Failing != nil {
-		add(`(e.failures > 0) = ?`, *filter.Failing)
+		add(`(e.attempts > 0 OR e.push_failures > 0) = ?`, *filter.Failing)
 	}
 	if filter.Left != nil {
 		add(`(e.left_at IS NOT NULL) = ?`, *filter.Left)
@@ -265,13 +264,24 @@ func (s *Store) QueueNumbers(ctx context.Context) (storage.QueueNumbers, error) 
 	return numbers, s.countFailing(ctx, &numbers)
 }
 
+// failingColumn is a query for a column of those whose last attempts failed, and of those who could not be woken, up to a
+// number of each: every one once, and along two indexes.
+func failingColumn(column string) string {
+	return `SELECT ` + column + ` FROM (SELECT ` + column + ` FROM enrollments WHERE attempts > 0
+			ORDER BY attempts LIMIT ?) refused
+		UNION ALL SELECT ` + column + ` FROM (SELECT ` + column + ` FROM enrollments WHERE push_failures > 0 AND attempts = 0
+			ORDER BY push_failures LIMIT ?) unwoken`
+}
+
 // countFailing counts those whose last attempts failed.
 func (s *Store) countFailing(ctx context.Context, numbers *storage.QueueNumbers) error {
-	const failing = ` FROM (SELECT last_error FROM enrollments WHERE failures > 0 ORDER BY failures LIMIT ?) counted`
-	err := s.read.QueryRowContext(ctx, `SELECT COUNT(*)`+failing, s.options.MaxCounted).Scan(&numbers.Failing)
+	failing := ` FROM (` + failingColumn("last_error") + `) counted`
+	err := s.read.QueryRowContext(ctx, `SELECT COUNT(*)`+failing, s.options.MaxCounted, s.options.MaxCounted).
+		Scan(&numbers.Failing)
 	if err != nil {
 		return fmt.Errorf("counting failures: %w", err)
 	}
+	numbers.Failing = min(numbers.Failing, numbers.Bound)
 	err = queryRows(ctx, s.read, func(rows *sql.Rows) error {
 		var by storage.ErrorCount
 		if err := rows.Scan(text{&by.Error}, &by.Count); err != nil {
@@ -280,7 +290,7 @@ func (s *Store) countFailing(ctx context.Context, numbers *storage.QueueNumbers)
 		numbers.FailingBy = append(numbers.FailingBy, by)
 		return nil
 	}, `SELECT last_error, COUNT(*)`+failing+` GROUP BY last_error ORDER BY COUNT(*) DESC, last_error LIMIT ?`,
-		s.options.MaxCounted, maxErrors)
+		s.options.MaxCounted, s.options.MaxCounted, maxErrors)
 	if err != nil {
 		return fmt.Errorf("counting failures by error: %w", err)
 	}

@@ -20,6 +20,8 @@ func (s *Store) Restored(ctx context.Context) error {
 				asked_token = NULL, asked_at = NULL, fetched_token = NULL, fetched_at = NULL,
 				synced_token = NULL, synced_at = NULL,
 				sync_changed_at = CASE WHEN command_acknowledged_at IS NULL OR out_of_sync = 1 THEN sync_changed_at ELSE ` + t.now + ` END,
+				sync_news = CASE WHEN sync_told = 0 AND (command_acknowledged_at IS NOT NULL OR out_of_sync = 1)
+					OR sync_told = 1 AND command_acknowledged_at IS NULL AND out_of_sync = 0 THEN 1 END,
 				out_of_sync = CASE WHEN command_acknowledged_at IS NULL THEN out_of_sync ELSE 1 END,
 				lease_id = NULL, lease_seq = NULL, lease_until = NULL, priority = 0,
 				notify_seq = notify_seq + 1, notify_at = CASE WHEN left_at IS NULL THEN ` + t.now + ` ELSE NULL END`,

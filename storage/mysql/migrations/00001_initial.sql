@@ -80,7 +80,6 @@ CREATE TABLE IF NOT EXISTS enrollments (
     sends                   INT            NOT NULL DEFAULT 0,
     pushed_at               BIGINT         NULL,
     push_failures           INT            NOT NULL DEFAULT 0,
-    failures                INT            GENERATED ALWAYS AS (attempts + push_failures) VIRTUAL,
     desired_token           VARBINARY(255) NULL,
     asked_token             VARBINARY(255) NULL,
     asked_at                BIGINT         NULL,
@@ -91,12 +90,13 @@ CREATE TABLE IF NOT EXISTS enrollments (
     out_of_sync             TINYINT        NOT NULL DEFAULT 0,
     sync_changed_at         BIGINT         NULL,
     sync_told               TINYINT        NOT NULL DEFAULT 0,
-    sync_news               TINYINT        GENERATED ALWAYS AS (CASE WHEN out_of_sync <> sync_told THEN 1 END) VIRTUAL,
+    sync_news               TINYINT        NULL,
     PRIMARY KEY (id),
     KEY enrollments_queue (priority, notify_at),
     KEY enrollments_parent (parent_id),
     KEY enrollments_sync (out_of_sync, id),
-    KEY enrollments_failing (failures),
+    KEY enrollments_failing (attempts),
+    KEY enrollments_unwoken (push_failures),
     KEY enrollments_sync_news (sync_news, id)
 ) ENGINE = InnoDB DEFAULT CHARACTER SET = utf8mb4 COLLATE = utf8mb4_bin;
 
