@@ -45,9 +45,10 @@ type StatusValue struct {
 	// List says that the value came in a list, each element being one of
 	// Elements. Otherwise there is one element, with an empty Key.
 	List bool
-	// Keyed says that the list is one of objects that each have a string
-	// "identifier": it holds what changed, to be merged by Key. A list that
-	// isn't keyed replaces what was known.
+	// Keyed says that the list is one of objects that have a string
+	// "identifier": it holds what changed, to be merged by Key. A strange
+	// element among them has a key by its index. A list without any
+	// identifier isn't keyed, and replaces what was known.
 	Keyed    bool
 	Elements []StatusElement
 }

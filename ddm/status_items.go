@@ -13,7 +13,8 @@ const (
 	// PathErrors is the path of the elements of a report's Errors.
 	PathErrors = ".Errors"
 
-	pathDeclarations = PathStatusItems + ".management.declarations"
+	// PathDeclarations is the path of the item that says what becomes of declarations.
+	PathDeclarations = PathStatusItems + ".management.declarations"
 )
 
 // maxStatusValues bounds how many values, declarations and errors one report
@@ -103,7 +104,7 @@ func (r *statusReader) item(key []byte) error {
 
 	switch r.peek() {
 	case '{':
-		if string(r.itemPath) == pathDeclarations {
+		if string(r.itemPath) == PathDeclarations {
 			return r.declarations()
 		}
 		empty := true
@@ -146,19 +147,26 @@ func (r *statusReader) add(value StatusValue) {
 
 // list takes a list that isn't about declarations.
 func (r *statusReader) list() error {
-	value := StatusValue{List: true, Keyed: true}
-	err := r.array(func(int) error {
+	value := StatusValue{List: true}
+	var strange []int // elements without a key
+	err := r.array(func(i int) error {
 		start, spaces := r.pos, r.spaces
 		var element StatusElement
-		if r.peek() != '{' {
-			value.Keyed = false
-			if err := r.skip(); err != nil {
-				return err
-			}
-		} else if keyed, err := r.keyedObject(&element); err != nil {
+		keyed := false
+		var err error
+		if r.peek() == '{' {
+			keyed, err = r.keyedObject(&element)
+		} else {
+			err = r.skip()
+		}
+		if err != nil {
 			return err
-		} else if !keyed {
-			value.Keyed = false
+		}
+		if keyed {
+			value.Keyed = true
+		} else {
+			element.Removed = false
+			strange = append(strange, i)
 		}
 		element.Value = r.since(start, spaces)
 		value.Elements = append(value.Elements, element)
@@ -167,17 +175,21 @@ func (r *statusReader) list() error {
 	if err != nil {
 		return err
 	}
-	if value.Keyed {
-		value.Elements = lastOfEach(value.Elements, func(e *StatusElement) string { return e.Key })
-	} else {
-		for i := range value.Elements {
-			value.Elements[i].Key, value.Elements[i].Removed = indexKey(i), false
+	for _, i := range strange {
+		value.Elements[i].Key = indexKey(i)
+		if value.Keyed {
+			value.Elements[i].Key = strangeKey + value.Elements[i].Key
 		}
 	}
-	value.Keyed = value.Keyed && len(value.Elements) > 0
+	if value.Keyed {
+		value.Elements = lastOfEach(value.Elements, func(e *StatusElement) string { return e.Key })
+	}
 	r.add(value)
 	return r.counted()
 }
+
+// strangeKey begins the keys of elements that have none in a list of others that do.
+const strangeKey = "~"
 
 // keyedObject takes an object that is the element of a list and fills in what
 // it says of itself. It reports false if it has no identifier.

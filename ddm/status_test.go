@@ -72,10 +72,10 @@ func TestParseStatusReport(t *testing.T) {
 			}},
 			scalar("passcode.is-compliant", `true`),
 			{Path: ".StatusItems.new.family", List: true},
-			{Path: ".StatusItems.mixed", List: true, Elements: []StatusElement{
-				{Key: "0000000", Value: []byte(`{"identifier":"x","_removed":true}`)},
-				{Key: "0000001", Value: []byte(`5`)},
-				{Key: "0000002", Value: []byte(`"s"`)},
+			{Path: ".StatusItems.mixed", List: true, Keyed: true, Elements: []StatusElement{
+				{Key: "x", Value: []byte(`{"identifier":"x","_removed":true}`), Removed: true},
+				{Key: "~0000001", Value: []byte(`5`)},
+				{Key: "~0000002", Value: []byte(`"s"`)},
 			}},
 		},
 		Errors: []StatusError{

@@ -140,7 +140,9 @@ func lived(t *testing.T, flags ...string) *server {
 	code, _ = s.do(http.MethodGet, "/v1/declarations/missing", "")
 	require.Equal(t, http.StatusNotFound, code)
 	s.waitInSync("well")
-	s.eventually(func() bool { return s.count(`SELECT COUNT(*) FROM enrollments WHERE failures > 0`) == 2 }, "failures")
+	s.eventually(func() bool {
+		return s.count(`SELECT COUNT(*) FROM enrollments WHERE (attempts > 0 OR push_failures > 0)`) == 2
+	}, "failures")
 	s.eventually(func() bool {
 		return s.count(`SELECT COUNT(*) FROM event_log WHERE delivered_id = last_id AND last_id > 0`) == 1
 	}, "events")

@@ -21,6 +21,8 @@ type fold struct {
 	tooManyDeclarations bool
 }
 
+const pathManagement = ddm.PathStatusItems + ".management"
+
 type declarationKey struct{ identifier, serverToken string }
 
 type declarationContent struct {
@@ -61,12 +63,18 @@ func (f *fold) foldValues(report *ddm.StatusReport) {
 	for i := range report.Values {
 		// A list that says nothing says of a list that is merged that nothing has changed.
 		v := &report.Values[i]
-		if v.Keyed || v.List && len(v.Elements) == 0 && keyed(f.values[v.Path]) {
+		if (v.Keyed || v.List && len(v.Elements) == 0) && keyed(f.values[v.Path]) {
 			kept[v.Path] = f.values[v.Path]
 		}
 	}
+	paths := make([]string, 0, len(report.Values)+1)
 	for i := range report.Values {
-		path := report.Values[i].Path
+		paths = append(paths, report.Values[i].Path)
+	}
+	if report.HasDeclarations {
+		paths = append(paths, ddm.PathDeclarations)
+	}
+	for _, path := range paths {
 		for end := range path {
 			if path[end] == '.' {
 				delete(f.values, path[:end])
@@ -109,11 +117,11 @@ func (f *fold) writeValue(v *ddm.StatusValue) {
 // keyed reports whether elements are of a list that is merged.
 func keyed(elements map[string]string) bool {
 	for key, value := range elements {
-		if element, keyed := ddm.ElementKey([]byte(value)); !keyed || element != key {
-			return false
+		if element, keyed := ddm.ElementKey([]byte(value)); keyed && element == key {
+			return true
 		}
 	}
-	return len(elements) > 0
+	return false
 }
 
 // foldItems takes the status items that could not be reported: each is a problem until it is reported.
@@ -135,6 +143,10 @@ func (f *fold) foldItems(report *ddm.StatusReport, itemError func(*ddm.StatusErr
 
 func reports(report *ddm.StatusReport, item string) bool {
 	path := ddm.PathStatusItems + "." + item
+	if declarations := ddm.PathDeclarations + "."; report.HasDeclarations &&
+		(path == pathManagement || strings.HasPrefix(path+".", declarations)) {
+		return true
+	}
 	for i := range report.Values {
 		if p := report.Values[i].Path; p == path || strings.HasPrefix(p, path+".") {
 			return true

@@ -15,7 +15,8 @@ import (
 
 const (
 	pathDevice       = ddm.PathStatusItems + ".device"
-	pathCapabilities = ddm.PathStatusItems + ".management.client-capabilities"
+	pathManagement   = ddm.PathStatusItems + ".management"
+	pathCapabilities = pathManagement + ".client-capabilities"
 	pathPayloads     = pathCapabilities + ".supported-payloads"
 	pathUpdate       = ddm.PathStatusItems + ".softwareupdate"
 )
@@ -225,14 +226,14 @@ func (t *tx) forgetFacts(enrollmentID string) error {
 
 // softwareUpdate tells of a new state of the device's software update. Apple: status/softwareupdate.install-state.yaml.
 func (f *fold) softwareUpdate() error {
-	if !slices.Contains(f.changed, pathUpdate+".install-state") {
-		return nil
-	}
 	names := map[string]string{
 		pathUpdate + ".install-state":                 "install_state",
 		pathUpdate + ".pending-version.os-version":    "pending_os_version",
 		pathUpdate + ".pending-version.build-version": "pending_build",
 		pathUpdate + ".failure-reason.reason":         "failure_reason",
+	}
+	if !slices.ContainsFunc(f.changed, func(path string) bool { return names[path] != "" }) {
+		return nil
 	}
 	values := []any{f.enrollmentID}
 	for path := range names {

@@ -3,6 +3,7 @@ package sqlstore
 import (
 	"crypto/sha256"
 	"database/sql"
+	"maps"
 	"slices"
 	"strings"
 
@@ -19,9 +20,11 @@ type fold struct {
 	reportID     int64
 	report       *ddm.StatusReport
 	hadProblems  bool // what is known of the device has problems
+	left         bool // the enrollment has left
 
 	knownDeclarations map[declarationKey]declarationContent
 	known             *knownValues
+	declared          map[declarationKey]declarationContent // what is known after the report
 
 	// touched are the declarations of which the report says something new, and changed the paths of values that are not as
 	// they were.
@@ -35,6 +38,7 @@ type fold struct {
 // one and an error may be.
 const (
 	maxDeclarations = 20_000
+	maxValidOctets  = 64
 	maxReasonBytes  = 1 << 20
 )
 
@@ -43,7 +47,7 @@ const maxOctets = 255
 
 // fold finds what is to be written of declarations and values, and deletes what is gone.
 func (f *fold) fold(written *foldedRows) error {
-	if f.report.HasDeclarations {
+	if f.saysDeclarations() {
 		if err := f.declarations(written); err != nil {
 			return err
 		}
@@ -92,25 +96,24 @@ func (f *fold) declarations(written *foldedRows) error {
 	known := f.knownDeclarations
 	wanted := map[declarationKey]declarationContent{}
 	for _, d := range f.report.Declarations {
-		if len(d.Identifier) > maxOctets || len(d.ServerToken) > maxOctets || len(d.Valid) > 64 ||
-			len(d.Reasons) > maxReasonBytes || len(wanted) == maxDeclarations {
+		if len(d.Identifier) > maxOctets || len(d.ServerToken) > maxOctets || len(wanted) == maxDeclarations {
 			f.leftOut++
 			continue
+		}
+		if len(d.Valid) > maxValidOctets || len(d.Reasons) > maxReasonBytes {
+			f.leftOut++
+			d.Valid = strings.ToValidUTF8(d.Valid[:min(len(d.Valid), maxValidOctets)], "")
+			if len(d.Reasons) > maxReasonBytes {
+				d.Reasons = nil
+			}
 		}
 		wanted[declarationKey{d.Identifier, d.ServerToken}] = declarationContent{
 			string(d.Class), d.Valid, string(d.Reasons), d.Active,
 		}
 	}
-	for key := range known {
-		if _, still := wanted[key]; still {
-			continue
-		}
-		f.touched = append(f.touched, key.identifier)
-		if _, err := f.tx.exec(`DELETE FROM status_declarations
-			WHERE enrollment_id = ? AND identifier = ? AND server_token = ?`,
-			f.enrollmentID, key.identifier, key.serverToken); err != nil {
-			return err
-		}
+	f.declared = wanted
+	if err := f.dropDeclarations(); err != nil {
+		return err
 	}
 	for key, c := range wanted {
 		before, same := known[key]
@@ -124,8 +127,43 @@ func (f *fold) declarations(written *foldedRows) error {
 	return f.verdicts(known, wanted, written)
 }
 
+// dropDeclarations deletes what is known of declarations of which the report says nothing.
+func (f *fold) dropDeclarations() error {
+	stays := map[string]bool{}
+	for key := range f.declared {
+		stays[key.identifier] = true
+	}
+	gone := map[string]bool{}
+	for key := range f.knownDeclarations {
+		if _, still := f.declared[key]; still {
+			continue
+		}
+		f.touched = append(f.touched, key.identifier)
+		if !stays[key.identifier] {
+			gone[key.identifier] = true
+			continue
+		}
+		if _, err := f.tx.exec(`DELETE FROM status_declarations
+			WHERE enrollment_id = ? AND identifier = ? AND server_token = ?`,
+			f.enrollmentID, key.identifier, key.serverToken); err != nil {
+			return err
+		}
+	}
+	for chunk := range slices.Chunk(slices.Sorted(maps.Keys(gone)), chunkSize) {
+		if _, err := f.tx.exec(`DELETE FROM status_declarations WHERE enrollment_id = ? AND identifier IN `+list(len(chunk)),
+			args([]any{f.enrollmentID}, chunk)...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// maxVerdicts is how many verdicts of one report are told of, so that one device cannot push what others do out of the log.
+const maxVerdicts = 200
+
 // verdicts tells of the declarations that have become valid or invalid.
 func (f *fold) verdicts(known, wanted map[declarationKey]declarationContent, written *foldedRows) error {
+	told := 0
 	for _, d := range f.report.Declarations {
 		key := declarationKey{d.Identifier, d.ServerToken}
 		now, folded := wanted[key]
@@ -134,6 +172,10 @@ func (f *fold) verdicts(known, wanted map[declarationKey]declarationContent, wri
 		}
 		verdict := now.verdict()
 		if before := known[key]; verdict == "" || before.verdict() == verdict {
+			continue
+		}
+		if told++; told > maxVerdicts {
+			f.leftOut++
 			continue
 		}
 		detail := map[string]any{"identifier": d.Identifier, "server_token": d.ServerToken}
@@ -181,35 +223,44 @@ func (k *knownValues) add(name string, path, element, value hash) {
 	k.byPath[path] = append(k.byPath[path], element)
 }
 
+// saysValues reports whether the report can change values: declarations can take the place of one.
+func (f *fold) saysValues() bool {
+	return len(f.report.Values) > 0 || f.report.FullReport || f.report.HasDeclarations
+}
+
+// saysDeclarations reports whether the report can change declarations: something else can take their place.
+func (f *fold) saysDeclarations() bool {
+	if f.report.HasDeclarations {
+		return true
+	}
+	for i := range f.report.Values {
+		if path := f.report.Values[i].Path; path == ddm.PathDeclarations || path == pathManagement {
+			return true
+		}
+	}
+	return false
+}
+
 // values brings the values up to date. Scalars and lists without keys are replaced as a whole; lists of keyed objects
 // are merged. A full report also takes away what it does not have.
 func (f *fold) values(rows *foldedRows) error {
-	if len(f.report.Values) == 0 && !f.report.FullReport {
+	if !f.saysValues() {
 		return nil
 	}
 	known := f.known
 	kept := map[valueKey]bool{}
 	written := map[valueKey][]any{}
-	room := maxValues - len(known.values)
-	// What is far too much is not even looked at.
-	looked := f.report.Values[:min(len(f.report.Values), maxValues)]
-	f.leftOut += len(f.report.Values) - len(looked)
-	for _, v := range looked {
+	var added []valueKey // in the order of the report
+	for _, v := range f.report.Values {
 		path := hashOf([]byte(v.Path))
-		merged := v.Keyed
-		if v.List && len(v.Elements) == 0 && len(known.byPath[path]) > 0 {
-			// Of a list that is merged it says that nothing has changed.
-			var err error
-			if merged, err = f.keyed(path); err != nil {
-				return err
-			}
-		}
-		if merged && !f.report.FullReport {
+		if merged, err := f.merged(path, &v); err != nil {
+			return err
+		} else if merged {
 			for _, element := range known.byPath[path] {
 				kept[valueKey{path, element}] = true
 			}
 		}
-		for _, e := range v.Elements[:min(len(v.Elements), maxValues)] {
+		for _, e := range v.Elements {
 			key := valueKey{path, hashOf([]byte(e.Key))}
 			before, exists := known.values[key]
 			if e.Removed {
@@ -227,19 +278,29 @@ func (f *fold) values(rows *foldedRows) error {
 			if err != nil {
 				return err
 			}
-			if len(stored) > maxPackedBytes || !exists && room == 0 {
+			if len(stored) > maxPackedBytes {
 				f.leftOut++
 				continue
 			}
 			kept[key] = true
 			if _, again := written[key]; !exists && !again {
-				room--
+				added = append(added, key)
 			}
 			written[key] = []any{f.enrollmentID, path[:], key.element[:], value[:], v.Path, e.Key, stored, f.reportID}
 		}
 	}
-	if err := f.dropValues(known, looked, kept); err != nil {
+	dropped, err := f.dropValues(f.gone(), kept)
+	if err != nil {
 		return err
+	}
+	room := maxValues - len(known.values) + dropped
+	for _, key := range added {
+		if _, still := written[key]; still && room == 0 {
+			delete(written, key)
+			f.leftOut++
+		} else if still {
+			room--
+		}
 	}
 	for _, row := range written {
 		rows.values = append(rows.values, row)
@@ -248,47 +309,88 @@ func (f *fold) values(rows *foldedRows) error {
 	return nil
 }
 
-// dropValues deletes what is known and no longer so: of a full report, all that is not kept; else what is not kept of the
-// paths that the report has, and of those above and below them: an item that was an object and is none any more, or the
-// other way round.
-func (f *fold) dropValues(known *knownValues, looked []ddm.StatusValue, kept map[valueKey]bool) error {
-	gone := known.paths
-	if !f.report.FullReport {
-		gone = nil
-		for _, v := range looked {
-			for i := range v.Path {
-				if v.Path[i] == '.' {
-					gone = append(gone, v.Path[:i])
-				}
-			}
-			gone = append(gone, v.Path)
-			below := v.Path + "."
-			for i, _ := slices.BinarySearch(known.paths, below); i < len(known.paths); i++ {
-				if !strings.HasPrefix(known.paths[i], below) {
-					break
-				}
-				gone = append(gone, known.paths[i])
-			}
-		}
-		slices.Sort(gone)
-		gone = slices.Compact(gone)
+// merged reports whether what is known of a path stays but for what the report says of it: a list of keyed objects, where
+// one is known. An empty list says of such a list that nothing has changed.
+func (f *fold) merged(path hash, v *ddm.StatusValue) (bool, error) {
+	if f.report.FullReport || len(f.known.byPath[path]) == 0 || !v.Keyed && !(v.List && len(v.Elements) == 0) {
+		return false, nil
 	}
-	for _, path := range gone {
-		dropped, err := f.dropElements(hashOf([]byte(path)), known.byPath[hashOf([]byte(path))], kept)
-		if err != nil {
-			return err
+	return f.keyed(path)
+}
+
+// gone returns the paths of which nothing stays but what the report has: of a full report, all that are known; else those
+// that the report has, and those above and below them: an item that was an object and is none any more, or the other way
+// round.
+func (f *fold) gone() []string {
+	known := f.known.paths
+	if f.report.FullReport {
+		return known
+	}
+	reported := make([]string, 0, len(f.report.Values)+1)
+	for i := range f.report.Values {
+		reported = append(reported, f.report.Values[i].Path)
+	}
+	if f.report.HasDeclarations {
+		reported = append(reported, ddm.PathDeclarations)
+	}
+	var gone []string
+	for _, path := range reported {
+		for i := range path {
+			if path[i] == '.' {
+				gone = append(gone, path[:i])
+			}
 		}
-		if dropped {
-			f.changed = append(f.changed, path)
+		gone = append(gone, path)
+		below := path + "."
+		for i, _ := slices.BinarySearch(known, below); i < len(known) && strings.HasPrefix(known[i], below); i++ {
+			gone = append(gone, known[i])
 		}
 	}
-	return nil
+	slices.Sort(gone)
+	return slices.Compact(gone)
+}
+
+// dropValues deletes what is not kept of some paths, and returns how much that was.
+func (f *fold) dropValues(gone []string, kept map[valueKey]bool) (dropped int, err error) {
+	var whole []any // the hashes of paths of which nothing is kept
+	for _, name := range gone {
+		path := hashOf([]byte(name))
+		elements := slices.DeleteFunc(slices.Clone(f.known.byPath[path]), func(element hash) bool {
+			return kept[valueKey{path, element}]
+		})
+		if len(elements) == 0 {
+			continue
+		}
+		dropped += len(elements)
+		f.changed = append(f.changed, name)
+		if len(elements) == len(f.known.byPath[path]) {
+			whole = append(whole, path[:])
+			continue
+		}
+		for chunk := range slices.Chunk(elements, chunkSize) {
+			values := []any{f.enrollmentID, path[:]}
+			for _, element := range chunk {
+				values = append(values, element[:])
+			}
+			if _, err := f.tx.exec(`DELETE FROM status_values
+				WHERE enrollment_id = ? AND path_hash = ? AND element_hash IN `+list(len(chunk)), values...); err != nil {
+				return 0, err
+			}
+		}
+	}
+	for chunk := range slices.Chunk(whole, chunkSize) {
+		if _, err := f.tx.exec(`DELETE FROM status_values WHERE enrollment_id = ? AND path_hash IN `+list(len(chunk)),
+			append([]any{f.enrollmentID}, chunk...)...); err != nil {
+			return 0, err
+		}
+	}
+	return dropped, nil
 }
 
 // keyed reports whether the elements that are known of a path are of a list that is merged: those of another have their
 // place in the list as key.
 func (f *fold) keyed(path hash) (bool, error) {
-	keyed := true
+	keyed := false
 	err := queryRows(f.tx.ctx, f.tx.raw, func(rows *sql.Rows) error {
 		var element string
 		var value []byte
@@ -296,32 +398,14 @@ func (f *fold) keyed(path hash) (bool, error) {
 			return err
 		}
 		key, ok := ddm.ElementKey(value)
-		keyed = keyed && ok && key == element
+		keyed = keyed || ok && key == element
 		return nil
 	}, `SELECT element, value FROM status_values WHERE enrollment_id = ? AND path_hash = ?`, f.enrollmentID, path[:])
 	return keyed, err
 }
 
-// dropElements deletes those of a path's elements that are not kept, and reports whether there were any.
-func (f *fold) dropElements(path hash, elements []hash, kept map[valueKey]bool) (bool, error) {
-	gone := slices.DeleteFunc(slices.Clone(elements), func(element hash) bool {
-		return kept[valueKey{path, element}]
-	})
-	for chunk := range slices.Chunk(gone, chunkSize) {
-		values := []any{f.enrollmentID, path[:]}
-		for _, element := range chunk {
-			values = append(values, element[:])
-		}
-		if _, err := f.tx.exec(`DELETE FROM status_values
-			WHERE enrollment_id = ? AND path_hash = ? AND element_hash IN `+list(len(chunk)), values...); err != nil {
-			return false, err
-		}
-	}
-	return len(gone) > 0, nil
-}
-
-// errors appends the report's errors to those kept, unless the last report that had errors had the same one: then the
-// device says again what is known.
+// errors appends the report's errors to those kept, unless the last report that had errors had them all: then the device
+// says again what is known.
 func (f *fold) errors() error {
 	if len(f.report.Errors) == 0 {
 		return nil
@@ -341,15 +425,17 @@ func (f *fold) errors() error {
 		return err
 	}
 	var rows [][]any
+	news := false
 	for _, e := range f.report.Errors {
 		if len(e.Error) > maxReasonBytes {
 			f.leftOut++
 			continue
 		}
-		if known[reported{e.Path, string(e.Error)}] {
-			continue
-		}
+		news = news || !known[reported{e.Path, string(e.Error)}]
 		rows = append(rows, []any{f.enrollmentID, e.Path, string(e.Error), f.reportID})
+	}
+	if !news {
+		return nil
 	}
 	// What would be pruned at once is not written.
 	rows = rows[max(0, len(rows)-f.tx.store.options.KeepErrors):]

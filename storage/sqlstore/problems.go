@@ -64,9 +64,9 @@ type problemKey struct{ kind, subject, serverToken string }
 // not be reported and have not been reported since.
 func (f *fold) problems() error {
 	wanted := map[problemKey]string{}
-	if f.report.HasDeclarations {
-		for i := range f.report.Declarations {
-			f.addDeclarationProblem(wanted, &f.report.Declarations[i])
+	for key, c := range f.declared {
+		if code := problemOf(c.valid, c.reasons); code != "" {
+			wanted[problemKey{problemDeclaration, key.identifier, key.serverToken}] = code
 		}
 	}
 	items := 0
@@ -83,15 +83,6 @@ func (f *fold) problems() error {
 		return nil
 	}
 	return f.replaceProblems(wanted, items)
-}
-
-func (f *fold) addDeclarationProblem(wanted map[problemKey]string, d *ddm.DeclarationStatus) {
-	if len(d.Identifier) > maxOctets || len(d.ServerToken) > maxOctets {
-		return
-	}
-	if code := problemOf(d.Valid, string(d.Reasons)); code != "" {
-		wanted[problemKey{problemDeclaration, d.Identifier, d.ServerToken}] = code
-	}
 }
 
 // itemError returns the status item of an error that is about one, and the code. Apple: protocol/statusreport.yaml.
@@ -131,7 +122,7 @@ func (f *fold) replaceProblems(wanted map[problemKey]string, items int) error {
 			items++
 			continue
 		}
-		if key.kind == problemDeclaration && !f.report.HasDeclarations {
+		if key.kind == problemDeclaration && f.declared == nil {
 			continue
 		}
 		if _, err := f.tx.exec(`DELETE FROM problems
@@ -157,6 +148,10 @@ func (f *fold) reports(item string) bool {
 		return true
 	}
 	path := ddm.PathStatusItems + "." + item
+	if f.report.HasDeclarations &&
+		(path == pathManagement || path == ddm.PathDeclarations || strings.HasPrefix(path, ddm.PathDeclarations+".")) {
+		return true
+	}
 	for i := range f.report.Values {
 		if rest, ok := strings.CutPrefix(f.report.Values[i].Path, path); ok && (rest == "" || rest[0] == '.') {
 			return true

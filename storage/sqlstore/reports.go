@@ -22,7 +22,8 @@ const (
 	maxReportOctets = 1 << 20
 	// reportWorkers is how many store reports at once, where any number of connections may write.
 	reportWorkers = 4
-	storeTimeout  = time.Minute
+	// storeTimeout is how long it may take: devices are answered fast, or told to come again.
+	storeTimeout = 10 * time.Second
 )
 
 // reportJob is a report that waits to be stored.
@@ -54,15 +55,26 @@ func (q *reportQueue) add(job *reportJob, maxWorkers int) (start bool) {
 	return true
 }
 
-// remove takes a report out of the queue, and reports whether it was still in it.
-func (q *reportQueue) remove(job *reportJob) bool {
+// remove takes a report out of the queue, if it is still in it.
+func (q *reportQueue) remove(job *reportJob) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	i := slices.Index(q.waiting, job)
-	if i >= 0 {
+	if i := slices.Index(q.waiting, job); i >= 0 {
 		q.waiting = slices.Delete(q.waiting, i, i+1)
 	}
-	return i >= 0
+}
+
+// release gives back a report that was stored apart from those that it was taken with, and reports whether a worker is to be
+// started: others of its enrollment may wait.
+func (q *reportQueue) release(job *reportJob, maxWorkers int) (start bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	delete(q.running, job.enrollmentID())
+	if len(q.waiting) == 0 || q.workers == maxWorkers {
+		return false
+	}
+	q.workers++
+	return true
 }
 
 // next gives back what a worker has stored and takes more for it: one report of an enrollment at a time, the oldest. When
@@ -102,19 +114,14 @@ func (s *Store) PutStatus(ctx context.Context, status storage.ReceivedStatus) er
 		return fmt.Errorf("compressing a status report: %w", err)
 	}
 	job := &reportJob{status, body, make(chan error, 1)}
-	workers := reportWorkers
-	if s.dialect.OneWriter {
-		workers = 1
-	}
-	if s.reports.add(job, workers) {
+	if s.reports.add(job, s.reportWorkers()) {
 		go s.storeReports()
 	}
 	select {
 	case err = <-job.done:
 	case <-ctx.Done():
-		if err = ctx.Err(); !s.reports.remove(job) {
-			err = <-job.done
-		}
+		s.reports.remove(job) // what is being stored may be stored all the same
+		err = ctx.Err()
 	}
 	if err != nil {
 		return fmt.Errorf("storing a status report: %w", err)
@@ -122,40 +129,89 @@ func (s *Store) PutStatus(ctx context.Context, status storage.ReceivedStatus) er
 	return nil
 }
 
-// storeReports stores what waits, until nothing does. What cannot be stored together is stored one by one, so that none
-// fails for another's sake.
+// reportWorkers is how many store reports at once.
+func (s *Store) reportWorkers() int {
+	if s.dialect.OneWriter {
+		return 1
+	}
+	return reportWorkers
+}
+
+// storeReports stores what waits, until nothing does. What cannot be stored with others is stored apart: none waits for
+// another one's row, or fails for another one's sake.
 func (s *Store) storeReports() {
 	for jobs := s.reports.next(nil); len(jobs) > 0; jobs = s.reports.next(jobs) {
-		err := s.putReports(jobs)
+		began := time.Now()
+		apart, err := s.putReports(jobs, len(jobs) > 1)
+		if err != nil && len(jobs) > 1 && time.Since(began) < storeTimeout/2 {
+			apart, err = jobs, nil
+		}
+		for _, job := range apart {
+			go s.storeApart(job)
+		}
+		jobs = slices.DeleteFunc(jobs, func(job *reportJob) bool { return slices.Contains(apart, job) })
 		for _, job := range jobs {
-			if err != nil && len(jobs) > 1 {
-				job.done <- s.putReports([]*reportJob{job})
-			} else {
-				job.done <- err
-			}
+			job.done <- err
 		}
 	}
 }
 
-func (s *Store) putReports(jobs []*reportJob) error {
+// storeApart stores one report.
+func (s *Store) storeApart(job *reportJob) {
+	_, err := s.putReports([]*reportJob{job}, false)
+	job.done <- err
+	if s.reports.release(job, s.reportWorkers()) {
+		s.storeReports()
+	}
+}
+
+// putReports stores reports of different enrollments. If it is to pass over rows that others hold, it returns the reports
+// of these.
+func (s *Store) putReports(jobs []*reportJob, pass bool) (passed []*reportJob, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
 	defer cancel()
 	// Rows are locked in the order of their ids.
 	jobs = slices.SortedFunc(slices.Values(jobs), func(a, b *reportJob) int {
 		return cmp.Compare(a.enrollmentID(), b.enrollmentID())
 	})
-	return s.inTx(ctx, foreground, "storing reports", func(t *tx) error { return t.putReports(jobs) })
+	err = s.inTx(ctx, foreground, "storing reports", func(t *tx) error {
+		lock := t.dialect.Lock
+		if pass {
+			lock = t.dialect.LockSkip
+		}
+		passed, err = t.putReports(jobs, lock)
+		return err
+	})
+	return passed, err
 }
 
-// putReports stores and folds reports of different enrollments.
-func (t *tx) putReports(jobs []*reportJob) error {
-	folds, err := t.beginFolds(jobs)
+// putReports stores and folds reports of different enrollments, and returns those that it has passed over.
+func (t *tx) putReports(jobs []*reportJob, lock string) (passed []*reportJob, err error) {
+	folds, passed, err := t.beginFolds(jobs, lock)
 	if err != nil || len(folds) == 0 {
-		return err
+		return passed, err
 	}
 	if err := t.insertReports(folds); err != nil {
-		return err
+		return nil, err
 	}
+	// What a device says while it leaves is kept, and is nothing that the fleet says.
+	present := slices.DeleteFunc(slices.Clone(folds), func(f *fold) bool { return f.left && !f.job.status.Device.Back })
+	if err := t.foldReports(present); err != nil {
+		return nil, err
+	}
+	for _, f := range folds {
+		if f.job.status.NothingNew {
+			continue
+		}
+		if err := t.updateDevice(f.job.status.Device); err != nil {
+			return nil, err
+		}
+	}
+	return passed, nil
+}
+
+// foldReports folds what reports say into what is known.
+func (t *tx) foldReports(folds []*fold) error {
 	if err := t.readKnown(folds); err != nil {
 		return err
 	}
@@ -178,19 +234,13 @@ func (t *tx) putReports(jobs []*reportJob) error {
 				"enrollment_id", f.enrollmentID, "status_id", f.reportID, "left_out", f.leftOut)
 		}
 		t.touchedDeclarations = append(t.touchedDeclarations, f.touched...)
-		if f.job.status.NothingNew {
-			continue
-		}
-		if err := t.updateDevice(f.job.status.Device); err != nil {
-			return err
-		}
 	}
 	return nil
 }
 
 // beginFolds locks the enrollments' rows, and makes those that there are not. Reports of an earlier enrollment of a device
-// are dropped.
-func (t *tx) beginFolds(jobs []*reportJob) ([]*fold, error) {
+// are dropped, and those returned whose rows the lock passes over.
+func (t *tx) beginFolds(jobs []*reportJob, lock string) (folds []*fold, passed []*reportJob, err error) {
 	byID := make(map[string]*reportJob, len(jobs))
 	ids := make([]string, 0, len(jobs))
 	for _, job := range jobs {
@@ -198,12 +248,11 @@ func (t *tx) beginFolds(jobs []*reportJob) ([]*fold, error) {
 		byID[job.enrollmentID()] = job
 	}
 	var now int64
-	var folds []*fold
-	lock := func(ids []string) error {
+	read := func(ids []string) error {
 		return queryRows(t.ctx, t.raw, func(rows *sql.Rows) error {
 			f := &fold{tx: t}
 			var epoch int64
-			if err := rows.Scan(&now, &f.enrollmentID, &epoch, &f.hadProblems); err != nil {
+			if err := rows.Scan(&now, &f.enrollmentID, &epoch, &f.left, &f.hadProblems); err != nil {
 				return err
 			}
 			f.job = byID[f.enrollmentID]
@@ -212,18 +261,38 @@ func (t *tx) beginFolds(jobs []*reportJob) ([]*fold, error) {
 				folds = append(folds, f)
 			}
 			return nil
-		}, `SELECT `+t.now+`, id, enroll_epoch, EXISTS (SELECT 1 FROM problems p WHERE p.enrollment_id = enrollments.id)
-			FROM enrollments WHERE id IN `+list(len(ids))+` ORDER BY id`+t.dialect.Lock, args(nil, ids)...)
+		}, `SELECT `+t.now+`, id, enroll_epoch, left_at IS NOT NULL,
+				EXISTS (SELECT 1 FROM problems p WHERE p.enrollment_id = enrollments.id)
+			FROM enrollments WHERE id IN `+list(len(ids))+` ORDER BY id`+lock, args(nil, ids)...)
 	}
-	err := lock(ids)
-	if missing := slices.DeleteFunc(ids, func(id string) bool { return byID[id] == nil }); err == nil && len(missing) > 0 {
-		if err = t.createEnrollments(missing); err == nil {
-			err = lock(missing)
+	if err := read(ids); err != nil {
+		return nil, nil, err
+	}
+	if missing := slices.DeleteFunc(ids, func(id string) bool { return byID[id] == nil }); len(missing) > 0 {
+		held, err := t.strings(`SELECT id FROM enrollments WHERE id IN `+list(len(missing)), args(nil, missing)...)
+		if err != nil {
+			return nil, nil, err
 		}
+		for _, id := range held {
+			passed = append(passed, byID[id])
+			delete(byID, id)
+		}
+		missing = slices.DeleteFunc(missing, func(id string) bool { return byID[id] == nil })
+		if len(missing) > 0 {
+			if err := t.createEnrollments(missing); err != nil {
+				return nil, nil, err
+			}
+			if err := read(missing); err != nil {
+				return nil, nil, err
+			}
+		}
+	}
+	for _, job := range byID { // made by somebody else meanwhile, who holds it
+		passed = append(passed, job)
 	}
 	// All that a report says is of the time at which it came.
 	t.now = strconv.FormatInt(now, 10)
-	return folds, err
+	return folds, passed, nil
 }
 
 // insertReports keeps the reports as they came, and deletes older ones that are too many.
@@ -279,10 +348,10 @@ func (t *tx) readKnown(folds []*fold) error {
 		byID[f.enrollmentID] = f
 		f.knownDeclarations = map[declarationKey]declarationContent{}
 		f.known = &knownValues{values: map[valueKey]hash{}, byPath: map[hash][]hash{}}
-		if f.report.HasDeclarations {
+		if f.saysDeclarations() {
 			withDeclarations = append(withDeclarations, f)
 		}
-		if len(f.report.Values) > 0 || f.report.FullReport {
+		if f.saysValues() {
 			withValues = append(withValues, f)
 		}
 	}

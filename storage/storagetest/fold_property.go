@@ -16,6 +16,7 @@ var foldPropertyTests = []test{{"FoldingIncrementsIsFoldingTheWhole", foldingInc
 type deviceModel struct {
 	items        map[string]any            // of one family: scalars, lists of scalars and objects of them
 	keyed        map[string]map[string]any // lists of keyed objects, by item and identifier
+	plain        map[string]any            // what else these items are at times
 	declarations []any
 }
 
@@ -41,6 +42,15 @@ func (d *deviceModel) change(t *rapid.T) map[string]any {
 		return map[string]any{"test": map[string]any{name: map[string]any{member: object[member]}}}
 	case 2:
 		name := rapid.SampledFrom([]string{"app", "list"}).Draw(t, "list")
+		if rapid.IntRange(0, 4).Draw(t, "other kind") == 0 {
+			// What was a list is a scalar or another list, until it is a list of keyed objects again.
+			delete(d.keyed, name)
+			d.plain[name] = rapid.SampledFrom([]any{1, nil, "x", []any{1, 2}, []any{map[string]any{"n": 1}}}).Draw(t, "plain")
+			return map[string]any{"mdm": map[string]any{name: d.plain[name]}}
+		}
+		if d.plain[name] != nil {
+			d.keyed[name] = nil
+		}
 		if d.keyed[name] == nil {
 			d.keyed[name] = map[string]any{}
 		}
@@ -55,6 +65,7 @@ func (d *deviceModel) change(t *rapid.T) map[string]any {
 			d.keyed[name][id] = element
 			said = append(said, element)
 		}
+		delete(d.plain, name)
 		return map[string]any{"mdm": map[string]any{name: said}}
 	default:
 		d.declarations = nil
@@ -75,7 +86,7 @@ func (d *deviceModel) declared() map[string]any {
 
 // everything is the status items of a full report.
 func (d *deviceModel) everything() map[string]any {
-	lists := map[string]any{}
+	lists := maps.Clone(d.plain)
 	for name, elements := range d.keyed {
 		list := []any{}
 		for _, id := range slices.Sorted(maps.Keys(elements)) {
@@ -98,7 +109,7 @@ func foldingIncrementsIsFoldingTheWhole(w *world) {
 	rapid.Check(w.T, func(t *rapid.T) {
 		run++
 		one, other := fmt.Sprintf("increments%d", run), fmt.Sprintf("whole%d", run)
-		d := &deviceModel{items: map[string]any{}, keyed: map[string]map[string]any{}}
+		d := &deviceModel{items: map[string]any{}, keyed: map[string]map[string]any{}, plain: map[string]any{}}
 		var said []string
 		for range rapid.IntRange(1, 8).Draw(t, "reports") {
 			text, err := json.Marshal(map[string]any{"StatusItems": d.change(t)})

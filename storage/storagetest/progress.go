@@ -133,9 +133,10 @@ func sameErrorAgain(w *world) {
 	w.report("e", one)
 	require.Equal(w, 2, w.count(`SELECT COUNT(*) FROM status_errors`))
 	w.report("e", `{"Errors":[{"StatusItem":"c"},{"StatusItem":"b"}]}`)
-	require.Equal(w, 3, w.count(`SELECT COUNT(*) FROM status_errors`))
+	require.Equal(w, 4, w.count(`SELECT COUNT(*) FROM status_errors`), "one is new, so all are said")
+	w.report("e", `{"Errors":[{"StatusItem":"b"}]}`)
 	w.report("e", one)
-	require.Equal(w, 5, w.count(`SELECT COUNT(*) FROM status_errors`), "both are new after the other")
+	require.Equal(w, 6, w.count(`SELECT COUNT(*) FROM status_errors`), "both are new after the other")
 	w.report("other", one)
-	require.Equal(w, 7, w.count(`SELECT COUNT(*) FROM status_errors`))
+	require.Equal(w, 8, w.count(`SELECT COUNT(*) FROM status_errors`))
 }
