@@ -95,7 +95,7 @@ func start(ctx context.Context, config *config, stdout, stderr io.Writer) (p *pr
 	if p.poster != nil {
 		p.poster.Start()
 	}
-	p.summarizer = summarizer.New(summarizer.Config{Summaries: p.store, Logger: p.logger})
+	p.summarizer = summarizer.New(summarizer.Config{Summaries: p.store, Logger: p.logger, Busy: p.busy})
 	p.summarizer.Start()
 	p.census.Start()
 	p.serve(config)
@@ -170,7 +170,7 @@ func (p *program) serve(config *config) {
 
 // followEvents makes what has the log of events go on, and what posts it.
 func (p *program) followEvents(config *config) {
-	sequencer := eventlog.SequencerConfig{Log: p.store, Logger: p.logger}
+	sequencer := eventlog.SequencerConfig{Log: p.store, Logger: p.logger, Busy: p.busy}
 	if config.events.url != "" {
 		poster := eventlog.PosterConfig{Deliveries: p.store, URL: config.events.url, Logger: p.logger}
 		if config.events.key != "" {
@@ -277,6 +277,12 @@ func (p *program) statusDump(name string, stdout io.Writer) (func(string, []byte
 		}
 	}, nil
 }
+
+// busyRate is how many enrollments have to be told in a second for what can wait to wait.
+const busyRate = 200
+
+// busy reports whether many devices are being told of something.
+func (p *program) busy() bool { return p.notifier.Rate() > busyRate }
 
 // stop ends what start began, in order: no new requests, those under way answered, the notifier, the log of events, the
 // database.

@@ -21,6 +21,8 @@ const (
 	pauses                 = 9
 	shortPause, longPause  = 20 * time.Millisecond, idle
 	pauseAfterOurOwnErrors = 5 * time.Second
+	// whileBusy is how much longer the pauses are while many devices are told.
+	whileBusy = 5
 )
 
 // SequencerConfig is what a Sequencer works with.
@@ -29,6 +31,8 @@ type SequencerConfig struct {
 	Logger *slog.Logger
 	// Appended, if not nil, is called when there is something new in the log. It must not block.
 	Appended func()
+	// Busy, if not nil, reports whether many devices are being told of something.
+	Busy func() bool
 }
 
 // Sequencer is a value to start and stop.
@@ -64,5 +68,9 @@ func (s *Sequencer) step(ctx context.Context) time.Duration {
 	if !more {
 		return idle
 	}
-	return min(max(pauses*time.Since(began), shortPause), longPause)
+	wait := min(max(pauses*time.Since(began), shortPause), longPause)
+	if s.config.Busy != nil && s.config.Busy() {
+		wait *= whileBusy
+	}
+	return wait
 }

@@ -26,6 +26,8 @@ type Summaries interface {
 type Config struct {
 	Summaries Summaries
 	Logger    *slog.Logger
+	// Busy, if not nil, reports whether many devices are being told of something.
+	Busy func() bool
 }
 
 const (
@@ -39,6 +41,8 @@ const (
 	staleLimit = 100
 	// restRatio is how much longer than it works the summarizer rests: devices use the same processors and disks.
 	restRatio = 3
+	// whileBusy is how much longer still it rests while many devices are told.
+	whileBusy = 5
 	// retry is when a declaration is counted again whose counting failed.
 	retry = 10 * time.Second
 )
@@ -144,7 +148,11 @@ func (s *Summarizer) count(ctx context.Context) {
 		identifiers = identifiers[1:]
 		began := time.Now()
 		rest := func(ctx context.Context) error {
-			err := pause(ctx, restRatio*time.Since(began))
+			wait := restRatio * time.Since(began)
+			if s.config.Busy != nil && s.config.Busy() {
+				wait *= whileBusy
+			}
+			err := pause(ctx, wait)
 			began = time.Now()
 			return err
 		}
