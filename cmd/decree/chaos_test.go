@@ -203,7 +203,7 @@ func outage() time.Duration {
 func TestOutage(t *testing.T) {
 	eachDatabase(t, func(t *testing.T, flags []string) {
 		const enrollments = 2000
-		ctx, cancel := context.WithTimeout(t.Context(), 4*patience)
+		ctx, cancel := context.WithTimeout(t.Context(), 2*outage()+8*patience)
 		defer cancel()
 		nano := nanomdmtest.Start(t, nanomdmtest.WithMemoryStorage())
 		s := beside(t, nano, append(flags, "-notify-rate", "1000"))

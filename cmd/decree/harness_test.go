@@ -379,6 +379,11 @@ func (s *server) content() []string {
 				pointers[i] = &values[i]
 			}
 			require.NoError(s.t, rows.Scan(pointers...))
+			for i, column := range columns {
+				if strings.HasPrefix(column, "sync_") && column != "sync_changed_at" {
+					values[i] = sql.NullString{} // the log's, which is written in the background
+				}
+			}
 			content = append(content, fmt.Sprintf("%s %v", table, values))
 		}
 		require.NoError(s.t, rows.Err())
