@@ -144,7 +144,7 @@ func (s *Store) storeReports() {
 		began := time.Now()
 		apart, err := s.putReports(jobs, len(jobs) > 1)
 		if err != nil && len(jobs) > 1 && time.Since(began) < storeTimeout/2 {
-			apart, err = jobs, nil
+			apart, err = slices.Clone(jobs), nil
 		}
 		for _, job := range apart {
 			go s.storeApart(job)
@@ -156,9 +156,13 @@ func (s *Store) storeReports() {
 	}
 }
 
-// storeApart stores one report.
+// storeApart stores one report. It is passed over, and tried again, where somebody else has made the enrollment's row
+// meanwhile.
 func (s *Store) storeApart(job *reportJob) {
-	_, err := s.putReports([]*reportJob{job}, false)
+	var err error
+	for left := []*reportJob{job}; len(left) > 0 && err == nil; {
+		left, err = s.putReports(left, false)
+	}
 	job.done <- err
 	if s.reports.release(job, s.reportWorkers()) {
 		s.storeReports()

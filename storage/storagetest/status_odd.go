@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/decree-ddm/decree/storage"
 )
 
 var oddStatusTests = []test{
@@ -19,6 +21,7 @@ var oddStatusTests = []test{
 	{"StatusUpdateDetails", statusUpdateDetails},
 	{"StatusWithLongMembers", statusWithLongMembers},
 	{"StatusBesideALockedRow", statusBesideALockedRow},
+	{"StatusOfNewEnrollmentsAtOnce", statusOfNewEnrollmentsAtOnce},
 }
 
 func statusListsThatChangeTheirKind(w *world) {
@@ -150,4 +153,29 @@ func statusBesideALockedRow(w *world) {
 	require.ErrorIs(w, waits(), context.DeadlineExceeded)
 	release()
 	require.NoError(w, w.store.PutStatus(w.ctx, w.received("held", `{"StatusItems":{"n":2}}`)))
+}
+
+// statusOfNewEnrollmentsAtOnce checks that no report is lost whose enrollment several make at the same moment: each that was
+// taken is there.
+func statusOfNewEnrollmentsAtOnce(w *world) {
+	stores := []storage.Store{w.store, w.open(w.options())}
+	if !w.database.Shared {
+		stores[1] = w.store
+	}
+	const enrollments, each = 60, 3
+	for i := range enrollments {
+		id := fmt.Sprint("new", i)
+		var waits []func() error
+		for _, store := range stores {
+			for range each {
+				waits = append(waits, w.start(func() error {
+					return store.PutStatus(w.ctx, w.received(id, `{"StatusItems":{"n":1}}`))
+				}))
+			}
+		}
+		for _, wait := range waits {
+			require.NoError(w, wait())
+		}
+	}
+	require.Equal(w, enrollments*each*len(stores), w.count(`SELECT COUNT(*) FROM status_reports`))
 }
