@@ -441,7 +441,7 @@ func (t *tx) foldAgain(enrollmentID string, after int64) error {
 		}
 		report, err := ddm.ParseStatusReport(raw)
 		if err != nil {
-			return err
+			continue // an earlier version took what this one does not: no event fails for it
 		}
 		t.now = strconv.FormatInt(r.receivedAt, 10)
 		f := &fold{tx: t, enrollmentID: enrollmentID, reportID: r.id, report: report, hadProblems: true}
