@@ -70,8 +70,7 @@ func (s *Store) walkDeclaration(
 	return func(after string, limit int) ([]string, error) {
 		var merged []string
 		for _, set := range sets {
-			ids, err := queryStrings(ctx, s.read, `SELECT enrollment_id FROM enrollment_sets
-				WHERE set_name = ? AND enrollment_id > ? ORDER BY enrollment_id LIMIT ?`, set, after, limit)
+			ids, err := queryStrings(ctx, s.read, s.dialect.setMembers()+` LIMIT ?`, set, after, limit)
 			if err != nil {
 				return nil, err
 			}

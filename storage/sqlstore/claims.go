@@ -16,12 +16,14 @@ const readClaimedWithin = 10 * time.Second
 
 // Claim implements storage.Notifications.
 func (s *Store) Claim(ctx context.Context, lease storage.Lease, limit int) ([]storage.Claimed, error) {
-	due, err := s.due(ctx)
-	if err != nil || !due {
-		return nil, err
+	if !s.moreDue.Load() {
+		due, err := s.due(ctx)
+		if err != nil || !due {
+			return nil, err
+		}
 	}
 	var ids []string
-	err = s.inTx(ctx, background, "claiming", func(t *tx) error {
+	err := s.inTx(ctx, background, "claiming", func(t *tx) error {
 		ids = nil
 		for _, priority := range []int{1, 0} {
 			if len(ids) == limit {
@@ -48,6 +50,7 @@ func (s *Store) Claim(ctx context.Context, lease storage.Lease, limit int) ([]st
 	if err != nil {
 		return nil, err
 	}
+	s.moreDue.Store(len(ids) == limit)
 	// Nobody else can have them now, so a caller that goes away meanwhile must be able to give them back.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readClaimedWithin)
 	defer cancel()

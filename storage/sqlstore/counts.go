@@ -144,8 +144,7 @@ func (s *Store) countSet(
 	ctx context.Context, count *summaryCount, set string, earlier bool, rest func(context.Context) error,
 ) error {
 	for after, more := "", true; more; {
-		ends, err := queryStrings(ctx, s.read, `SELECT enrollment_id FROM enrollment_sets
-			WHERE set_name = ? AND enrollment_id > ? ORDER BY enrollment_id LIMIT 1 OFFSET ?`, set, after, count.page()-1)
+		ends, err := queryStrings(ctx, s.read, s.dialect.setMembers()+` LIMIT 1 OFFSET ?`, set, after, count.page()-1)
 		if err != nil {
 			return fmt.Errorf("counting a declaration: %w", err)
 		}

@@ -78,3 +78,10 @@ func (s *Store) EnrollmentSets(ctx context.Context, enrollmentID string, page st
 	return queryStrings(ctx, s.read, `SELECT set_name FROM enrollment_sets WHERE enrollment_id = ? AND set_name > ?
 		ORDER BY set_name LIMIT ?`, enrollmentID, page.After, page.Limit)
 }
+
+// setMembers is the start of a query for the enrollments that have a set, after one of them, in the order of their ids. By
+// any other index than the set's own it would read through the enrollments that do not have it.
+func (d *Dialect) setMembers() string {
+	return `SELECT enrollment_id FROM enrollment_sets` + d.ReadBy("enrollment_sets_set") + `
+		WHERE set_name = ? AND enrollment_id > ? ORDER BY enrollment_id`
+}

@@ -76,8 +76,7 @@ func (t *tx) advanceFanout(limit int) (*storage.FanoutPage, error) {
 			return nil, err
 		}
 	}
-	ids, err := t.strings(`SELECT enrollment_id FROM enrollment_sets WHERE set_name = ? AND enrollment_id > ?
-		ORDER BY enrollment_id LIMIT ?`, page.Set, position, limit)
+	ids, err := t.strings(t.dialect.setMembers()+` LIMIT ?`, page.Set, position, limit)
 	if err != nil {
 		return nil, err
 	}

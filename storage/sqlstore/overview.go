@@ -77,8 +77,7 @@ func (s *Store) walk(ctx context.Context, filter storage.EnrollmentFilter) (walk
 	query, values := `SELECT id FROM enrollments WHERE id > ? ORDER BY id LIMIT ?`, []any{}
 	switch {
 	case filter.Set != "":
-		query = `SELECT enrollment_id FROM enrollment_sets WHERE set_name = ? AND enrollment_id > ?
-			ORDER BY enrollment_id LIMIT ?`
+		query = s.dialect.setMembers() + ` LIMIT ?`
 		values = append(values, filter.Set)
 	case filter.Serial != "":
 		query = factsQuery("serial_number")

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/decree-ddm/decree/storage"
@@ -77,7 +78,8 @@ type Store struct {
 	counters counters
 	shared   *shared // the transaction that is shared at the moment, if one is; whoever has the turn may use it
 
-	device *sql.Stmt // the statement of DeviceEnrollment, prepared
+	device  *sql.Stmt   // the statement of DeviceEnrollment, prepared
+	moreDue atomic.Bool // the last claim took as many as it might: there is more to claim, most likely
 	// inBackground has an element for each transaction that nobody waits for, where any number of connections may write.
 	inBackground chan struct{}
 }
