@@ -17,13 +17,15 @@ import (
 
 // walks are parts of statements that read a bounded number of rows only in the order of one index, by its name.
 var walks = map[string]string{
-	"FROM enrollments WHERE id > ?":               "PRIMARY",
-	"WHERE out_of_sync = ? AND id > ?":            "enrollments_sync",
-	"WHERE set_name = ? AND enrollment_id > ?":    "enrollment_sets_set",
-	"FROM enrollments WHERE attempts > 0":         "enrollments_failing enrollments_unwoken",
-	"FROM enrollments WHERE priority = ? AND not": "enrollments_queue",
-	"FROM fanouts\n\t\tWHERE set_name > ''":       "PRIMARY",
-	"WHERE sync_news = 1":                         "enrollments_sync_news",
+	"FROM enrollments WHERE id > ?":                        "PRIMARY",
+	"WHERE out_of_sync = ? AND id > ?":                     "enrollments_sync",
+	"WHERE set_name = ? AND enrollment_id > ?":             "enrollment_sets_set",
+	"FROM enrollments WHERE attempts > 0":                  "enrollments_failing enrollments_unwoken",
+	"FROM enrollments WHERE priority = ? AND not":          "enrollments_queue",
+	"FROM fanouts\n\t\tWHERE set_name > ''":                "PRIMARY",
+	"FROM facts FORCE INDEX":                               "facts_serial_number facts_model facts_os_family",
+	"WHERE kind = ? AND subject = ? AND enrollment_id > ?": "PRIMARY",
+	"WHERE sync_news = 1":                                  "enrollments_sync_news",
 }
 
 // TestPlans checks that no statement reads through a whole table.

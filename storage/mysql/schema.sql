@@ -162,7 +162,7 @@ CREATE TABLE facts (
     PRIMARY KEY (enrollment_id),
     KEY facts_capabilities (capabilities, enrollment_id),
     KEY facts_model (model, enrollment_id),
-    KEY facts_os (os_family, enrollment_id),
+    KEY facts_os_family (os_family, enrollment_id),
     KEY facts_serial_number (serial_number, enrollment_id)
 ) ENGINE InnoDB COLLATE utf8mb4_bin;
 

@@ -149,7 +149,7 @@ CREATE TABLE facts (
 ) WITHOUT ROWID;
 CREATE INDEX facts_capabilities ON facts (capabilities, enrollment_id);
 CREATE INDEX facts_model ON facts (model, enrollment_id);
-CREATE INDEX facts_os ON facts (os_family, enrollment_id);
+CREATE INDEX facts_os_family ON facts (os_family, enrollment_id);
 CREATE INDEX facts_serial_number ON facts (serial_number, enrollment_id);
 CREATE TABLE fanouts (
     set_name                TEXT    NOT NULL,

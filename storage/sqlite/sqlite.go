@@ -80,7 +80,7 @@ var dialect = &sqlstore.Dialect{
 	SchemaVersion:  sqlstore.SchemaVersion(migrationFiles()),
 	Now:            `CAST(unixepoch('subsec') * 1000000 AS INTEGER)`,
 	RandomBelow:    `CAST((random() / 18446744073709551616.0 + 0.5) * ? AS INTEGER)`,
-	ReadBy:         func(index string) string { return ` INDEXED BY ` + index },
+	ReadBy:         readBy,
 	KeepExisting:   func(key string) string { return `ON CONFLICT (` + key + `) DO NOTHING` },
 	Upsert:         func(key string) string { return `ON CONFLICT (` + key + `) DO UPDATE SET` },
 	Inserted:       func(column string) string { return `excluded.` + column },
@@ -109,4 +109,12 @@ func migrationFiles() fs.FS {
 		panic(err) // the directory is embedded above
 	}
 	return files
+}
+
+// readBy advises to read by an index. The primary key, which is the table itself, cannot be asked for.
+func readBy(index string) string {
+	if index == sqlstore.Primary {
+		return ""
+	}
+	return ` INDEXED BY ` + index
 }

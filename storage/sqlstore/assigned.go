@@ -53,7 +53,7 @@ func (s *Store) walkDeclaration(
 ) (walker, error) {
 	if state == storage.StateInvalid {
 		return func(after string, limit int) ([]string, error) {
-			return queryStrings(ctx, s.read, `SELECT enrollment_id FROM problems
+			return queryStrings(ctx, s.read, `SELECT enrollment_id FROM problems`+s.dialect.ReadBy(Primary)+`
 				WHERE kind = ? AND subject = ? AND enrollment_id > ? ORDER BY enrollment_id LIMIT ?`,
 				problemDeclaration, identifier, after, limit)
 		}, nil

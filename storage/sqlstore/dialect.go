@@ -11,8 +11,8 @@ type Dialect struct {
 	// Lock and LockSkip go to the end of a SELECT that locks the rows it returns: waiting for others, or passing over
 	// rows that others hold. Empty where writers take turns anyway.
 	Lock, LockSkip string
-	// ReadBy goes behind the table of a SELECT that must read it by an index, given the index's name: where the planner can
-	// prefer another one that reads much more. Nothing where the database takes no such advice.
+	// ReadBy goes behind the table of a SELECT that must read it by an index, given the index's name or Primary: where the
+	// planner can prefer another one that reads much more. Nothing where the database takes no such advice.
 	ReadBy func(index string) string
 	// KeepExisting returns what comes behind the rows of an INSERT that leaves existing rows alone, given the column of
 	// the key.
@@ -34,3 +34,6 @@ type Dialect struct {
 	// somebody waits for going first.
 	OneWriter bool
 }
+
+// Primary names a table's primary key as an index.
+const Primary = "PRIMARY"

@@ -80,13 +80,13 @@ func (s *Store) walk(ctx context.Context, filter storage.EnrollmentFilter) (walk
 		query = s.dialect.setMembers() + ` LIMIT ?`
 		values = append(values, filter.Set)
 	case filter.Serial != "":
-		query = factsQuery("serial_number")
+		query = s.dialect.factsQuery("serial_number")
 		values = append(values, filter.Serial)
 	case filter.Model != "":
-		query = factsQuery("model")
+		query = s.dialect.factsQuery("model")
 		values = append(values, filter.Model)
 	case filter.OSFamily != "":
-		query = factsQuery("os_family")
+		query = s.dialect.factsQuery("os_family")
 		values = append(values, filter.OSFamily)
 	case filter.InSync != nil:
 		query = `SELECT id FROM enrollments` + s.dialect.ReadBy("enrollments_sync") + `
@@ -99,8 +99,9 @@ func (s *Store) walk(ctx context.Context, filter storage.EnrollmentFilter) (walk
 }
 
 // factsQuery reads the ids of the enrollments with a fact, in order, from its index.
-func factsQuery(column string) string {
-	return `SELECT enrollment_id FROM facts WHERE ` + column + ` = ? AND enrollment_id > ? ORDER BY enrollment_id LIMIT ?`
+func (d *Dialect) factsQuery(column string) string {
+	return `SELECT enrollment_id FROM facts` + d.ReadBy("facts_"+column) + `
+		WHERE ` + column + ` = ? AND enrollment_id > ? ORDER BY enrollment_id LIMIT ?`
 }
 
 // walkThrough walks through sorted ids.

@@ -210,7 +210,7 @@ CREATE TABLE IF NOT EXISTS facts (
     PRIMARY KEY (enrollment_id),
     KEY facts_serial_number (serial_number, enrollment_id),
     KEY facts_model (model, enrollment_id),
-    KEY facts_os (os_family, enrollment_id),
+    KEY facts_os_family (os_family, enrollment_id),
     KEY facts_capabilities (capabilities, enrollment_id)
 ) ENGINE = InnoDB DEFAULT CHARACTER SET = utf8mb4 COLLATE = utf8mb4_bin;
 
