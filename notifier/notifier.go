@@ -241,7 +241,7 @@ func (n *Notifier) tell(ctx, sending context.Context, done *sync.WaitGroup) (mor
 	if limit == 0 {
 		return n.pause(ctx, n.config.Poll/10)
 	}
-	lease := storage.Lease{ID: rand.Int64N(1<<62) + 1, Duration: leaseDuration}
+	lease := storage.Lease{ID: rand.Int64N(1<<62) + 1, Duration: leaseDuration} // #nosec G404 -- it has to be unique, not secret
 	until := time.Now().Add(sendWithin)
 	claimed, err := n.config.Queue.Claim(ctx, lease, limit)
 	if err != nil {

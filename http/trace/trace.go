@@ -6,8 +6,8 @@ package trace
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/hex"
-	"math/rand/v2"
 	"net/http"
 	"strings"
 )
@@ -31,18 +31,9 @@ const (
 func New() Trace {
 	var id [16]byte
 	for id == [16]byte{} {
-		fill(id[:])
+		_, _ = rand.Read(id[:]) // it never fails
 	}
 	return Trace{id: hex.EncodeToString(id[:]), flags: flagRandom}
-}
-
-// fill makes random bytes, which need not be secret: they only have to differ.
-func fill(b []byte) {
-	for i := 0; i < len(b); i += 8 {
-		for j, n := 0, rand.Uint64(); j < 8; j++ {
-			b[i+j] = byte(n >> (8 * j))
-		}
-	}
 }
 
 // Of returns the trace of a request: the one that its header names or, where there is none, not one or not a valid one, a
@@ -107,7 +98,7 @@ func (t Trace) ID() string { return t.id }
 func (t Trace) Parent() string {
 	var parent [8]byte
 	for parent == [8]byte{} {
-		fill(parent[:])
+		_, _ = rand.Read(parent[:]) // it never fails
 	}
 	return "00-" + t.id + "-" + hex.EncodeToString(parent[:]) + "-" + hex.EncodeToString([]byte{t.flags})
 }

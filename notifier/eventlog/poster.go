@@ -89,7 +89,7 @@ func NewPoster(config PosterConfig) *Poster {
 				return http.ErrUseLastResponse // a redirected POST would lose its body
 			},
 		},
-		lease: storage.Lease{ID: rand.Int64N(1<<62) + 1, Duration: leaseDuration},
+		lease: storage.Lease{ID: rand.Int64N(1<<62) + 1, Duration: leaseDuration}, // #nosec G404 -- it has to be unique, not secret
 		wake:  make(chan struct{}, 1),
 	}
 }
@@ -152,7 +152,7 @@ func (p *Poster) deliver(ctx, late context.Context, delivery *storage.Delivery) 
 // interval is how long to wait after another failure.
 func (p *Poster) interval() time.Duration {
 	interval := p.config.Interval * time.Duration(min(1<<min(p.failures, 6), 60))
-	return interval/2 + rand.N(interval/2+1)
+	return interval/2 + rand.N(interval/2+1) // #nosec G404 -- a pause is no secret
 }
 
 // post makes one request. When it fails, the receiver may have said for how long it wants to be left alone.

@@ -200,7 +200,7 @@ func (c *Compositor) Served(ctx context.Context, token string) ([]ddm.Item, erro
 }
 
 func setKey(set storage.SetVersion) string {
-	return string(binary.BigEndian.AppendUint64(nil, uint64(set.Version))) + set.Name
+	return string(binary.BigEndian.AppendUint64(nil, uint64(set.Version))) + set.Name // #nosec G115 -- the same bits
 }
 
 // vectorKey names all that a composition depends on.
@@ -211,10 +211,10 @@ func (c *Compositor) vectorKey(enrollmentID string, vector storage.Vector) strin
 	}
 	key := make([]byte, 0, size)
 	if c.shard {
-		key = append(key, byte(ddm.Shard(enrollmentID)))
+		key = append(key, byte(ddm.Shard(enrollmentID))) // #nosec G115 -- it is at most 100
 	}
 	for _, set := range vector {
-		key = binary.BigEndian.AppendUint64(key, uint64(set.Version))
+		key = binary.BigEndian.AppendUint64(key, uint64(set.Version)) // #nosec G115 -- the same bits
 		key = binary.AppendUvarint(key, uint64(len(set.Name)))
 		key = append(key, set.Name...)
 	}

@@ -51,7 +51,7 @@ func (s *Store) inTx(ctx context.Context, u urgency, operation string, fn func(*
 		}
 		s.counters.retries.Add(1)
 		s.options.Logger.DebugContext(ctx, "transaction tried again", "operation", operation, "try", try, "error", err)
-		timer := time.NewTimer(time.Duration(rand.Int64N(int64(backoff))) + backoff/2)
+		timer := time.NewTimer(time.Duration(rand.Int64N(int64(backoff))) + backoff/2) // #nosec G404 -- a pause is no secret
 		select {
 		case <-timer.C:
 		case <-ctx.Done():

@@ -235,7 +235,7 @@ func manyReferences(w *world) {
 		if i > 0 {
 			insert += ","
 		}
-		insert += fmt.Sprintf("('%s', 'type', 'configuration', 'token', 'hash', 0, 0, 0)", identifier)
+		insert += fmt.Sprintf("('%s', 'type', 'configuration', 'token', 'hash', 0, 0, 0)", identifier) // #nosec G202 -- names of its own
 	}
 	_, err = w.database.SQL.ExecContext(w.ctx, insert)
 	require.NoError(w, err)

@@ -360,7 +360,7 @@ func happeningsWhileCancelled(w *world) {
 		}
 		w.enrolls(ids[:each/2]...)
 		w.fallsOutOfSync(ids[each/2:]...)
-		ctx, cancel := context.WithTimeout(w.ctx, time.Duration(rand.IntN(3000))*time.Microsecond)
+		ctx, cancel := context.WithTimeout(w.ctx, time.Duration(rand.IntN(3000))*time.Microsecond) // #nosec G404 -- a pause is no secret
 		_, _, err := w.store.AdvanceHappenings(ctx, 2*each)
 		cancel()
 		if err != nil {
@@ -435,7 +435,7 @@ func happeningsOfManyWriters(w *world) {
 	logs := make([][]storage.Happening, readers)
 	for reader := range readers {
 		reading.Go(func() {
-			random := rand.New(rand.NewPCG(1, uint64(reader)))
+			random := rand.New(rand.NewPCG(1, uint64(reader))) // #nosec G404 G115 -- the same in each run
 			after, restarts := int64(0), 0
 			poll := time.NewTicker(5 * time.Millisecond)
 			defer poll.Stop()

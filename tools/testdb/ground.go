@@ -126,7 +126,7 @@ func prepare(cmd *exec.Cmd, dir string, a account, quit syscall.Signal) {
 func (g *ground) initialise(ctx context.Context, dir string, a account, name string, args ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, initTimeout)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, name, args...)
+	cmd := exec.CommandContext(ctx, name, args...) // #nosec G204 -- a database server's program
 	prepare(cmd, dir, a, syscall.SIGKILL)
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = stopTimeout
@@ -208,7 +208,7 @@ func (g *ground) startServer(l launch, port int) (*server, error) {
 		return nil, err
 	}
 	defer func() { _ = log.Close() }()
-	s.cmd = exec.Command(l.name, l.args(port)...)
+	s.cmd = exec.Command(l.name, l.args(port)...) // #nosec G204 -- a database server's program
 	prepare(s.cmd, l.dir, l.account, l.quit)
 	s.cmd.Stdout, s.cmd.Stderr = log, log
 

@@ -93,7 +93,7 @@ func install(ctx context.Context, log io.Writer, products []product) error {
 		append([]string{"install", "--yes", "--no-install-recommends"}, packages...),
 	} {
 		args = append([]string{"--quiet=2", "-o", "DPkg::Lock::Timeout=600", "-o", "Dpkg::Use-Pty=0"}, args...)
-		cmd := exec.CommandContext(ctx, aptGet, args...)
+		cmd := exec.CommandContext(ctx, aptGet, args...) // #nosec G204 -- apt-get, as it was found
 		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
 		cmd.Stdout, cmd.Stderr = log, log
 		cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }

@@ -205,7 +205,7 @@ func (g *ground) provide(ctx context.Context, withMySQL, withPostgres bool) ([]s
 
 // command runs the command and returns the exit code to pass on.
 func (g *ground) command(ctx context.Context, args, environment []string) int {
-	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...) // #nosec G204 -- whoever runs this gives the command
 	cmd.Env = append(os.Environ(), environment...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = dieWithParent(&syscall.SysProcAttr{}, syscall.SIGTERM)

@@ -42,9 +42,10 @@ func startProcess(
 	}
 	p.setHandler(handler)
 	p.httpServer = &http.Server{
-		Handler:     p,
-		BaseContext: func(net.Listener) context.Context { return ctx },
-		ErrorLog:    log.New(io.Discard, "", 0),
+		Handler:           p,
+		ReadHeaderTimeout: 10 * time.Second,
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ErrorLog:          log.New(io.Discard, "", 0),
 	}
 
 	go func() {
