@@ -74,10 +74,22 @@ shell_scripts() {
 	shellcheck "${scripts[@]}"
 }
 
+# security looks at what is not a test: tests make files that all may read, and start what they are told to, on purpose.
+security() {
+	local program
+	program=$(go -C tools/lint tool -n lint) || return
+	"$program" -test=false ./...
+}
+
+# The tools that are not for this module's go.mod, which whoever builds Decree reads, are a module of their own.
 check gofmt formatted
 check "go vet" go vet ./...
+check "go vet of tools/lint" go -C tools/lint vet ./...
 check staticcheck go tool staticcheck ./...
+check gosec security
+check govulncheck tools/vulnerabilities.sh
 check "go mod tidy" go mod tidy -diff
+check "go mod tidy of tools/lint" go -C tools/lint mod tidy -diff
 check "go generate" generated
 check shellcheck shell_scripts
 

@@ -1,0 +1,22 @@
+module github.com/decree-ddm/decree/tools/lint
+
+go 1.26.0
+
+require (
+	github.com/securego/gosec/v2 v2.29.0
+	golang.org/x/tools v0.50.0
+)
+
+require (
+	github.com/ccojocar/zxcvbn-go v1.0.4 // indirect
+	golang.org/x/mod v0.41.0 // indirect
+	golang.org/x/sync v0.23.0 // indirect
+	golang.org/x/sys v0.48.0 // indirect
+	golang.org/x/telemetry v0.0.0-20260908163034-4bcc4b2ee518 // indirect
+	golang.org/x/vuln v1.8.0 // indirect
+)
+
+tool (
+	github.com/decree-ddm/decree/tools/lint
+	golang.org/x/vuln/cmd/govulncheck
+)
