@@ -7,7 +7,6 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -115,23 +114,6 @@ func TestLocalAddress(t *testing.T) {
 		require.Equal(t, want, got, listen)
 		require.Equal(t, want == "", err != nil, listen)
 	}
-}
-
-// TestHealthOfTheBinary checks the exit codes, which are all that those who watch containers look at.
-func TestHealthOfTheBinary(t *testing.T) {
-	t.Parallel()
-	p := startBinary(t, "-storage-dsn", filepath.Join(t.TempDir(), "decree.db"))
-	s := p.server()
-	health := func() *process {
-		probe := startProcess(t, exec.Command(buildDecree(t), "health", "-listen", strings.TrimPrefix(s.url, "http://")))
-		<-probe.ended
-		return probe
-	}
-	require.NoError(t, health().err)
-	p.kill()
-	down := health()
-	require.Equal(t, 1, down.cmd.ProcessState.ExitCode())
-	require.Contains(t, down.stderr.String(), "decree: ")
 }
 
 // TestHealthWithoutProxy checks that no proxy is asked, which would answer for a server that does not work.

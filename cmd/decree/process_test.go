@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -158,4 +159,10 @@ func (p *process) server() *server {
 		return match != nil
 	}, "the process to listen")
 	return s
+}
+
+// waitLog waits until the process has logged a text.
+func (p *process) waitLog(text string) {
+	p.t.Helper()
+	(&server{t: p.t}).eventually(func() bool { return strings.Contains(p.stderr.String(), text) }, "the log of "+text)
 }

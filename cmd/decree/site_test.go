@@ -121,7 +121,7 @@ func TestSiteCannotListen(t *testing.T) {
 }
 
 // certificate makes a certificate for 127.0.0.1 of its own, and returns it and its key.
-func certificate(t *testing.T, serial int64) (certificatePEM, keyPEM string) {
+func certificate(t testing.TB, serial int64) (certificatePEM, keyPEM string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)
