@@ -286,6 +286,14 @@ func (s *scanner) raw() ([]byte, error) {
 	return s.since(start, spaces), nil
 }
 
+// rawMember passes a value and returns its text as given, white space included,
+// which is enough to look at scalars and costs no copy.
+func (s *scanner) rawMember() ([]byte, error) {
+	start := s.pos
+	err := s.skip()
+	return s.data[start:s.pos], err
+}
+
 // since returns the text from start to pos without insignificant white space;
 // spaces is the count of white space at start. The text may alias the input.
 func (s *scanner) since(start, spaces int) []byte {

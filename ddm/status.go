@@ -40,7 +40,9 @@ type DeclarationStatus struct {
 type StatusValue struct {
 	// Path is the keys that lead to the value, joined by dots, such as
 	// ".StatusItems.device.operating-system.version". It has at most 255
-	// octets: of a longer one the start is kept, with a hash.
+	// octets: of a longer one the start is kept, with a hash, in which the path
+	// that it is below is whole. What has members that could not be below it
+	// for that is a value as it is.
 	Path string
 	// List says that the value came in a list, each element being one of
 	// Elements. Otherwise there is one element, with an empty Key.
@@ -77,7 +79,8 @@ type StatusError struct {
 
 // ParseStatusReport reads a status report. Strange items never cost the rest
 // of the report: what has an unexpected shape becomes a value as it is. Of
-// repeated keys the last one counts. Its error is an *InvalidError: the text
+// repeated keys the last one counts, with all that is in it, at every level and
+// as in encoding/json; and so does what is last said of a path. Its error is an *InvalidError: the text
 // isn't a JSON object or isn't UTF-8, is nested too deeply or has too many
 // values, StatusItems isn't an object, or Errors isn't a list.
 // Apple: protocol/statusreport.yaml.
@@ -90,15 +93,13 @@ func ParseStatusReport(data []byte) (*StatusReport, error) {
 		scanner:  s,
 		report:   &StatusReport{},
 		itemPath: make([]byte, 0, maxNameOctets),
-		values:   make(map[string]int),
 	}
 	if err := s.document(reader.topLevel); err != nil {
 		return nil, err
 	}
-	if err := reader.problems.err(); err != nil {
+	if err := reader.finish(); err != nil {
 		return nil, err
 	}
-	reader.report.Errors = append(reader.declarationErrors, reader.reportErrors...)
 	return reader.report, nil
 }
 

@@ -1,35 +1,67 @@
 package ddm
 
-import "strings"
+// declaredLists are the lists of an object management.declarations.
+type declaredLists struct {
+	order int // when it came; 0 if there is none
+	lists []*declarationList
+}
+
+// declarationList is the list of one class.
+type declarationList struct {
+	class        Class
+	order        int // when it came
+	declarations []DeclarationStatus
+	errors       []StatusError // the declarations that failed
+}
+
+// again returns the list of a class, made anew.
+func (d *declaredLists) again(class Class, order int) *declarationList {
+	for _, list := range d.lists {
+		if list.class == class {
+			*list = declarationList{class: class, order: order}
+			return list
+		}
+	}
+	list := &declarationList{class: class, order: order}
+	d.lists = append(d.lists, list)
+	return list
+}
+
+// all returns what all lists say.
+func (d *declaredLists) all() (declarations []DeclarationStatus, errors []StatusError) {
+	for _, list := range d.lists {
+		declarations = append(declarations, list.declarations...)
+		errors = append(errors, list.errors...)
+	}
+	return lastOfEach(declarations, (*DeclarationStatus).item), errors
+}
 
 // declarations takes the object management.declarations. It is the whole state
 // of the device's declarations, so of two of them the last one counts.
 // Apple: status/management.declarations.yaml.
 func (r *statusReader) declarations() error {
-	r.report.HasDeclarations = true
-	r.report.Declarations = nil
-	r.declarationErrors = nil
-	err := r.object(func(key []byte) error {
+	r.begin()
+	r.declared = declaredLists{order: r.last}
+	var keys keySet
+	return r.object(func(key []byte) error {
 		if r.peek() == '[' {
 			for _, class := range Classes() {
 				if decodeString(key) == class.statusListName() {
+					parent := r.itemPath
+					defer func() { r.itemPath = parent }()
+					r.descend(&keys, key)
 					return r.declarationList(class)
 				}
 			}
 		}
-		return r.item(key)
+		return r.item(&keys, key)
 	})
-	r.report.Declarations = lastOfEach(r.report.Declarations, (*DeclarationStatus).item)
-	return err
 }
 
 // declarationList takes the list of one class. Elements that are no
 // declarations become elements of a value.
 func (r *statusReader) declarationList(class Class) error {
-	parent := r.itemPath
-	r.itemPath = appendPath(parent, class.statusListName())
-	defer func() { r.itemPath = parent }()
-
+	list := r.declared.again(class, r.next())
 	var strange []StatusElement
 	err := r.array(func(index int) error {
 		start, spaces := r.pos, r.spaces
@@ -47,14 +79,14 @@ func (r *statusReader) declarationList(class Class) error {
 			return r.counted()
 		}
 		reader.status.Class = class
-		r.report.Declarations = append(r.report.Declarations, reader.status)
+		list.declarations = append(list.declarations, reader.status)
 		if reader.failed() {
-			r.declarationErrors = append(r.declarationErrors, StatusError{Path: string(r.itemPath), Error: text})
+			list.errors = append(list.errors, StatusError{Path: string(r.itemPath), Error: text})
 		}
 		return r.counted()
 	})
 	if err == nil && strange != nil {
-		r.add(StatusValue{List: true, Elements: strange})
+		r.add(StatusValue{List: true, Elements: strange}, list.order)
 	}
 	return err
 }
@@ -108,27 +140,14 @@ func (d *declarationStatusReader) read(r *statusReader) error {
 	})
 }
 
-// readReasons takes the list of reasons. Apple: status/statusreason.yaml; the
-// code is spelled "Code" in protocol/statusreport.yaml.
+// readReasons takes the list of reasons. Apple: status/statusreason.yaml.
 func (d *declarationStatusReader) readReasons(r *statusReader) error {
 	start, spaces := r.pos, r.spaces
 	d.errorReason = false
 	err := r.array(func(int) error {
-		if r.peek() != '{' {
-			return r.skip()
-		}
-		return r.object(func(key []byte) error {
-			text, err := r.rawMember()
-			if err != nil {
-				return err
-			}
-			if name := decodeString(key); name == "code" || name == "Code" {
-				if strings.HasPrefix(stringOr(text, ""), "Error.") {
-					d.errorReason = true
-				}
-			}
-			return nil
-		})
+		code, err := r.reason()
+		d.errorReason = d.errorReason || isErrorCode(code)
+		return err
 	})
 	if err == nil {
 		d.status.Reasons = r.since(start, spaces)

@@ -17,6 +17,29 @@ const (
 	PathDeclarations = PathStatusItems + ".management.declarations"
 )
 
+// dictionaryItems are the paths of Apple's status items that are dictionaries.
+// Apple: status/*.yaml.
+var dictionaryItems = []string{
+	PathStatusItems + ".management.client-capabilities",
+	PathStatusItems + ".softwareupdate.failure-reason",
+	PathStatusItems + ".softwareupdate.install-reason",
+	PathStatusItems + ".softwareupdate.pending-version",
+	PathStatusItems + ".test.dictionary-value",
+}
+
+// DictionaryItem returns the path of the status item of Apple's that a path is
+// inside of, if that is a dictionary. A report that has such an item has all of
+// it: a key that isn't there is there no more, such as the reason of a failure
+// that is over.
+func DictionaryItem(path string) (item string, ok bool) {
+	for _, item := range dictionaryItems {
+		if isBelow(path, item) {
+			return item, true
+		}
+	}
+	return "", false
+}
+
 // maxStatusValues bounds how many values, declarations and errors one report
 // can have. Each takes many times the memory of the two octets that it can
 // take in the report.
@@ -29,61 +52,94 @@ type statusReader struct {
 	report *StatusReport
 	// itemPath is the path of the value inside StatusItems.
 	itemPath []byte
-	// values has the index of each path in the report's values.
+	// values has the index of each path in the report's values, and order when
+	// each of these came.
 	values map[string]int
+	order  []int
+	// began is when the last one of a repeated key, or of what can only be
+	// there once, began, by path. Of two of them the last one counts.
+	began map[string]int
+	// last is when the last thing came, and repeats says that some of them may
+	// have the same path, or one below another's that is a value.
+	last     int
+	repeats  bool
+	declared declaredLists
 	// count is how many values, declarations and errors there were.
 	count int
 
-	declarationErrors []StatusError
-	reportErrors      []StatusError
-	problems          problemList
+	fullReport, fullItems bool // FullReport, by where it is
+	oddItems, oddErrors   byte // what these begin with, where it is no object or list
+	errors                []StatusError
+	problems              problemList
 }
 
 // topLevel takes a top-level member of the report.
 func (r *statusReader) topLevel(key []byte) error {
 	switch decodeString(key) {
 	case "StatusItems":
-		if r.peek() != '{' {
-			r.problems.add("StatusItems", "must be an object, not %s", kindOf(r.peek()))
+		r.forgetItems()
+		if r.oddItems = r.peek(); r.oddItems != '{' {
 			return r.skip()
 		}
+		r.oddItems = 0
 		r.itemPath = append(r.itemPath[:0], PathStatusItems...)
-		return r.object(r.topLevelItem)
+		var keys keySet
+		return r.object(func(key []byte) error {
+			if decodeString(key) == "FullReport" {
+				return r.boolean(&r.fullItems)
+			}
+			return r.item(&keys, key)
+		})
 	case "Errors":
-		if r.peek() != '[' {
-			r.problems.add("Errors", "must be a list, not %s", kindOf(r.peek()))
+		r.errors = nil
+		if r.oddErrors = r.peek(); r.oddErrors != '[' {
 			return r.skip()
 		}
-		r.reportErrors = nil
+		r.oddErrors = 0
 		return r.array(func(int) error {
 			text, err := r.raw()
 			if err != nil {
 				return err
 			}
-			r.reportErrors = append(r.reportErrors, StatusError{Path: PathErrors, Error: text})
+			r.errors = append(r.errors, StatusError{Path: PathErrors, Error: text})
 			return r.counted()
 		})
 	case "FullReport":
-		return r.fullReport()
+		return r.boolean(&r.fullReport)
 	default:
 		return r.skip()
 	}
 }
 
-// topLevelItem takes a member of StatusItems.
-func (r *statusReader) topLevelItem(key []byte) error {
-	if decodeString(key) == "FullReport" {
-		return r.fullReport()
-	}
-	return r.item(key)
+// forgetItems forgets what was in StatusItems: there is another one.
+func (r *statusReader) forgetItems() {
+	r.report.Values, r.order, r.declared, r.fullItems = nil, nil, declaredLists{}, false
+	r.values, r.began = map[string]int{}, map[string]int{}
 }
 
-// fullReport takes the value of FullReport, wherever it is.
-func (r *statusReader) fullReport() error {
-	text, err := r.raw()
-	if string(text) == "true" {
-		r.report.FullReport = true
+// finish puts together the report from what was read.
+func (r *statusReader) finish() error {
+	if r.oddItems != 0 {
+		r.problems.add("StatusItems", "must be an object, not %s", kindOf(r.oddItems))
 	}
+	if r.oddErrors != 0 {
+		r.problems.add("Errors", "must be a list, not %s", kindOf(r.oddErrors))
+	}
+	if err := r.problems.err(); err != nil {
+		return err
+	}
+	r.settle()
+	r.report.FullReport = r.fullReport || r.fullItems
+	r.report.HasDeclarations = r.declared.order > 0
+	r.report.Declarations, r.report.Errors = r.declared.all()
+	r.report.Errors = append(r.report.Errors, r.errors...)
+	return nil
+}
+
+// boolean takes the value of FullReport, wherever it is.
+func (r *statusReader) boolean(into *bool) error {
+	text, err := r.raw()
+	*into = string(text) == "true"
 	return err
 }
 
@@ -95,28 +151,34 @@ func (r *statusReader) counted() error {
 	return nil
 }
 
+// maxParentOctets is how long the path of an object can be whose members get
+// paths of their own: theirs then begin with it, also when they are shortened.
+const maxParentOctets = maxNameOctets - longNameOctets - len(".")
+
 // item takes a member of an object inside StatusItems: a leaf, or an object to
 // descend into.
-func (r *statusReader) item(key []byte) error {
+func (r *statusReader) item(keys *keySet, key []byte) error {
 	parent := r.itemPath
-	r.itemPath = appendPath(parent, decodeString(key))
 	defer func() { r.itemPath = parent }()
-
-	switch r.peek() {
-	case '{':
+	r.descend(keys, key)
+	switch {
+	case r.peek() == '{' && len(r.itemPath) <= maxParentOctets:
 		if string(r.itemPath) == PathDeclarations {
 			return r.declarations()
 		}
+		var members keySet
 		empty := true
 		err := r.object(func(key []byte) error {
 			empty = false
-			return r.item(key)
+			return r.item(&members, key)
 		})
-		if err != nil || !empty {
+		// Apple's items all are in a family. One that is empty has none of them.
+		if family := len(parent) == len(PathStatusItems) && !bytes.ContainsRune(r.itemPath[1+len(parent):], '.'); family ||
+			err != nil || !empty {
 			return err
 		}
 		return r.scalar([]byte("{}"))
-	case '[':
+	case r.peek() == '[':
 		return r.list()
 	default:
 		text, err := r.raw()
@@ -129,20 +191,21 @@ func (r *statusReader) item(key []byte) error {
 
 // scalar adds a leaf that isn't a list.
 func (r *statusReader) scalar(text []byte) error {
-	r.add(StatusValue{Elements: []StatusElement{{Value: text}}})
+	r.add(StatusValue{Elements: []StatusElement{{Value: text}}}, r.next())
 	return r.counted()
 }
 
 // add adds a value at the present path, or replaces what is there already.
-func (r *statusReader) add(value StatusValue) {
+func (r *statusReader) add(value StatusValue, order int) {
 	if i, ok := r.values[string(r.itemPath)]; ok {
 		value.Path = r.report.Values[i].Path
-		r.report.Values[i] = value
+		r.report.Values[i], r.order[i] = value, order
 		return
 	}
 	value.Path = string(r.itemPath)
 	r.values[value.Path] = len(r.report.Values)
 	r.report.Values = append(r.report.Values, value)
+	r.order = append(r.order, order)
 }
 
 // list takes a list that isn't about declarations.
@@ -184,7 +247,7 @@ func (r *statusReader) list() error {
 	if value.Keyed {
 		value.Elements = lastOfEach(value.Elements, func(e *StatusElement) string { return e.Key })
 	}
-	r.add(value)
+	r.add(value, r.next())
 	return r.counted()
 }
 
@@ -221,14 +284,6 @@ func ElementKey(element []byte) (key string, keyed bool) {
 	var e StatusElement
 	keyed, err = (&statusReader{scanner: s}).keyedObject(&e)
 	return e.Key, keyed && err == nil
-}
-
-// rawMember passes a value and returns its text as given, white space included,
-// which is enough to look at scalars and costs no copy.
-func (r *statusReader) rawMember() ([]byte, error) {
-	start := r.pos
-	err := r.skip()
-	return r.data[start:r.pos], err
 }
 
 // lastOfEach keeps the last of the elements with the same key, at the place of
@@ -269,6 +324,9 @@ func appendPath(parent []byte, key string) []byte {
 	return append(append(parent, '.'), key...)
 }
 
+// longNameOctets is how long what stands at the end of a shortened name is.
+const longNameOctets = len("~0123456789abcdef")
+
 // boundedName returns name if it has at most 255 octets, and else its start
 // with a hash of the whole. Without a bound a report with a single long key
 // could make gigabytes of paths.
@@ -278,6 +336,6 @@ func boundedName(name string) string {
 	}
 	h := newFieldHash(purposeLongName)
 	h.field([]byte(name))
-	suffix := "~" + hex.EncodeToString(h.Sum(nil)[:8])
+	suffix := "~" + hex.EncodeToString(h.Sum(nil)[:longNameOctets/2])
 	return cutString(name, maxNameOctets-len(suffix)) + suffix
 }

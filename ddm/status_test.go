@@ -1,11 +1,13 @@
 package ddm
 
 import (
+	"encoding/json"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
 )
 
 const fullReport = `{
@@ -165,6 +167,9 @@ func TestStatusReportShapes(t *testing.T) {
 				{Key: "0000000", Value: []byte("[1,2]")}, {Key: "0000001", Value: []byte("[]")}, {Key: "0000002", Value: []byte("{}")},
 			}},
 		}}},
+		{"an empty family", `{"StatusItems":{"management":{},"a":{"b":{}},"c.d":{}}}`, StatusReport{Values: []StatusValue{
+			scalar("a.b", "{}"), scalar("c.d", "{}"),
+		}}},
 		{"errors twice", `{"Errors":[1],"Errors":[2]}`, StatusReport{Errors: []StatusError{{Path: ".Errors", Error: []byte("2")}}}},
 	}
 	for _, test := range tests {
@@ -174,6 +179,156 @@ func TestStatusReportShapes(t *testing.T) {
 			checkReport(t, report)
 			require.Equal(t, &test.want, report)
 		})
+	}
+}
+
+func TestOfRepeatedKeysTheLastCounts(t *testing.T) {
+	t.Parallel()
+	asset := func(id string) DeclarationStatus {
+		return DeclarationStatus{Class: ClassAsset, Identifier: id, Valid: "unknown"}
+	}
+	declared := func(list ...DeclarationStatus) StatusReport {
+		return StatusReport{HasDeclarations: true, Declarations: list}
+	}
+	values := func(list ...StatusValue) StatusReport { return StatusReport{Values: list} }
+	tests := []struct {
+		items string
+		want  StatusReport
+	}{
+		// One key twice.
+		{`{"a":{"b":1},"a":2}`, values(scalar("a", "2"))},
+		{`{"a":2,"a":{"b":1}}`, values(scalar("a.b", "1"))},
+		{`{"a":{"b":1,"c":2},"a":{"c":3}}`, values(scalar("a.c", "3"))},
+		{`{"a":{"b":1},"\u0061":{}}`, StatusReport{}},
+		{`{"f":{"a":{"b":1},"a":{"c":{"d":1},"c":{"e":1}},"ab":4}}`, values(scalar("f.a.c.e", "1"), scalar("f.ab", "4"))},
+		{`{"a":[{"identifier":"x"}],"a":{"b":1}}`, values(scalar("a.b", "1"))},
+		{`{"a":1,"a":2,"a":3}`, values(scalar("a", "3"))},
+		// Two keys that are one path. One above the other is another path.
+		{`{"a":{"b":1},"a.b":2}`, values(scalar("a.b", "2"))},
+		{`{"a":{"b":1},"a.c":2,"a-b":3,"a.b":[]}`,
+			values(StatusValue{Path: ".StatusItems.a.b", List: true}, scalar("a.c", "2"), scalar("a-b", "3"))},
+		{`{"a.b":1,"a":2,"a.c":3}`, values(scalar("a.b", "1"), scalar("a", "2"), scalar("a.c", "3"))},
+		{`{"x":{"a.b":1,"a":2},"x":{"a":3,"a.c":4}}`, values(scalar("x.a", "3"), scalar("x.a.c", "4"))},
+		// Declarations.
+		{`{"management":{"declarations":{"assets":[{"identifier":"a"}]}},"management":{"x":1}}`, values(scalar("management.x", "1"))},
+		{`{"management":{"declarations":{"assets":[{"identifier":"a"}]}},"management":5}`, values(scalar("management", "5"))},
+		{`{"management.declarations":{"assets":[{"identifier":"a"}]},"management":{"declarations":5}}`,
+			values(scalar("management.declarations", "5"))},
+		{`{"management":{"declarations":5},"management.declarations":{"assets":[{"identifier":"a"}]}}`, declared(asset("a"))},
+		{`{"management.declarations":{"assets":[{"identifier":"a"}],"x":1},"management":{"declarations":{}}}`, declared()},
+		{`{"management":{"declarations":{},"declarations":null}}`, values(scalar("management.declarations", "null"))},
+		{`{"management":{"declarations":null,"declarations":{"assets":[{"identifier":"a"}]}}}`, declared(asset("a"))},
+		{`{"management":{"declarations":{"assets":[{"identifier":"a"}],"assets":[{"identifier":"b"}]}}}`, declared(asset("b"))},
+		{`{"management":{"declarations":{"assets":[{"identifier":"a","valid":"invalid"}],"assets":[]}}}`, declared()},
+		{`{"management":{"declarations":{"assets":[{"identifier":"a","reasons":[{"code":"Error.X","code":"Info.Y"}]}]}}}`,
+			declared(DeclarationStatus{Class: ClassAsset, Identifier: "a", Valid: "unknown", Reasons: []byte(`[{"code":"Error.X","code":"Info.Y"}]`)})},
+		{`{"management":{"declarations":{"assets":[5],"assets":[{"identifier":"b"}]}}}`, declared(asset("b"))},
+		{`{"management":{"declarations":{"assets":[{"identifier":"a"}],"assets":"none"}}}`,
+			StatusReport{HasDeclarations: true, Values: []StatusValue{scalar("management.declarations.assets", `"none"`)}}},
+		{`{"management":{"declarations":{"assets":"none","assets":[{"identifier":"b"}]}}}`, declared(asset("b"))},
+		{`{"management":{"declarations":{"assets":[{"identifier":"a"}]}},"management.declarations.assets":1}`,
+			StatusReport{HasDeclarations: true, Values: []StatusValue{scalar("management.declarations.assets", "1")}}},
+	}
+	for _, test := range tests {
+		report, err := ParseStatusReport([]byte(`{"StatusItems":` + test.items + `}`))
+		require.NoError(t, err)
+		checkReport(t, report)
+		require.Equal(t, &test.want, report, test.items)
+	}
+
+	for text, full := range map[string]bool{
+		`{"FullReport":true,"FullReport":false}`:                           false,
+		`{"FullReport":false,"FullReport":true}`:                           true,
+		`{"FullReport":true,"FullReport":"true"}`:                          false,
+		`{"StatusItems":{"FullReport":true,"FullReport":false}}`:           false,
+		`{"StatusItems":{"FullReport":true},"StatusItems":{}}`:             false,
+		`{"FullReport":true,"StatusItems":{"FullReport":false}}`:           true,
+		`{"FullReport":false,"StatusItems":{"FullReport":true}}`:           true,
+		`{"FullReport":true,"FullReport":0,"StatusItems":{"Full":{}}}`:     false,
+		`{"StatusItems":[],"StatusItems":{"FullReport":true},"Errors":[]}`: true,
+	} {
+		report, err := ParseStatusReport([]byte(text))
+		require.NoError(t, err)
+		require.Equal(t, full, report.FullReport, text)
+	}
+
+	report, err := ParseStatusReport([]byte(`{"Errors":5,"Errors":[1],"StatusItems":{"a":1,"management":{"declarations":{}}},"StatusItems":{"b":2}}`))
+	require.NoError(t, err)
+	require.Equal(t, &StatusReport{Values: []StatusValue{scalar("b", "2")}, Errors: []StatusError{{Path: ".Errors", Error: []byte("1")}}}, report)
+	_, err = ParseStatusReport([]byte(`{"StatusItems":{},"StatusItems":[]}`))
+	require.EqualError(t, err, "StatusItems: must be an object, not a list")
+}
+
+// TestRepeatedKeysAsInTheStandardLibrary compares what is left of objects with
+// repeated keys with what encoding/json makes of them.
+func TestRepeatedKeysAsInTheStandardLibrary(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		var object func(depth int) string
+		object = func(depth int) string {
+			var members []string
+			for range rapid.IntRange(0, 4).Draw(t, "members") {
+				value := "1"
+				if depth < 3 && rapid.Bool().Draw(t, "nested") {
+					value = object(depth + 1)
+				} else if rapid.Bool().Draw(t, "text") {
+					value = `"x"`
+				}
+				members = append(members, rapid.SampledFrom([]string{`"a"`, `"b"`, `"a-"`, `"\u0061"`}).Draw(t, "key")+":"+value)
+			}
+			return "{" + strings.Join(members, ",") + "}"
+		}
+		items := object(0)
+		var tree map[string]any
+		require.NoError(t, json.Unmarshal([]byte(items), &tree))
+		want := map[string]string{}
+		var flatten func(path string, value any)
+		flatten = func(path string, value any) {
+			members, ok := value.(map[string]any)
+			if !ok || len(members) == 0 {
+				text, err := json.Marshal(value)
+				require.NoError(t, err)
+				want[path] = string(text)
+				return
+			}
+			for key, member := range members {
+				flatten(path+"."+key, member)
+			}
+		}
+		for family, value := range tree {
+			if members, ok := value.(map[string]any); !ok || len(members) > 0 {
+				flatten(".StatusItems."+family, value)
+			}
+		}
+		report, err := ParseStatusReport([]byte(`{"StatusItems":` + items + `}`))
+		require.NoError(t, err)
+		got := map[string]string{}
+		for _, value := range report.Values {
+			got[value.Path] = string(value.Elements[0].Value)
+		}
+		require.Equal(t, want, got, items)
+	})
+}
+
+// TestRepeatedKeysAreBounded checks that keys of which each takes the place of
+// all before take no more time than others.
+func TestRepeatedKeysAreBounded(t *testing.T) {
+	t.Parallel()
+	const times = 50_000
+	var many strings.Builder
+	for i := range times {
+		many.WriteString(`"k` + strconv.Itoa(i) + `":1,`)
+	}
+	for _, items := range []string{
+		strings.Repeat(`"a":{"b":1},`, times) + `"a":2`,
+		many.String() + strings.Repeat(`"a":{},`, 2*times) + `"a":{"b":1}`,
+		`"` + strings.Repeat(".", 200) + `":1,` + strings.ReplaceAll(many.String(), "k", strings.Repeat(".", 140)) + `"a":1,"a":2`,
+		`"management":{"declarations":{"assets":[` + strings.Repeat(`{"identifier":"a"},`, times) + `{"identifier":"b"}],` +
+			strings.Repeat(`"management":[],`, times) + `"assets":[]}}`,
+	} {
+		report, err := ParseStatusReport([]byte(`{"StatusItems":{` + items + `}}`))
+		require.NoError(t, err)
+		require.Empty(t, report.Declarations)
 	}
 }
 
@@ -212,13 +367,28 @@ func TestStatusReportIsBounded(t *testing.T) {
 	require.NoError(t, err)
 	checkReport(t, report)
 	require.Empty(t, report.Declarations)
-	require.Len(t, report.Values, 5)
-	for i, want := range []string{"1", "2", "3"} {
-		require.True(t, strings.HasPrefix(report.Values[i].Path, ".StatusItems."+long+"."))
-		require.Equal(t, want, string(report.Values[i].Elements[0].Value))
+	require.Len(t, report.Values, 3)
+	path, whole := report.Values[0].Path, report.Values[0].Elements[0].Value
+	require.True(t, strings.HasPrefix(path, ".StatusItems."+long+"."))
+	require.Equal(t, `{"a":1,"b":2,"`+long+`":3}`, string(whole), "its members would have no paths of their own")
+	require.True(t, strings.HasPrefix(report.Values[1].Elements[0].Key, long))
+	require.Len(t, report.Values[2].Elements, 3)
+}
+
+func TestLongPathsBeginWithTheirParent(t *testing.T) {
+	t.Parallel()
+	short := strings.Repeat("p", maxParentOctets-len(".StatusItems.f."))
+	long := strings.Repeat("k", 100)
+	report, err := ParseStatusReport([]byte(`{"StatusItems":{"f":{"` + short + `":{"` + long + `":1,"` + long + `2":2,"é` + long + `":{"x":3}},"` +
+		short + `p":{"` + long + `":4}}}}`))
+	require.NoError(t, err)
+	checkReport(t, report)
+	require.Len(t, report.Values, 4)
+	for i, value := range []string{"1", "2", `{"x":3}`} {
+		require.True(t, strings.HasPrefix(report.Values[i].Path, ".StatusItems.f."+short+"."), report.Values[i].Path)
+		require.Equal(t, value, string(report.Values[i].Elements[0].Value))
 	}
-	require.True(t, strings.HasPrefix(report.Values[3].Elements[0].Key, long))
-	require.Len(t, report.Values[4].Elements, 3)
+	require.Equal(t, scalar("f."+short+"p", `{"`+long+`":4}`), report.Values[3])
 }
 
 func TestMatchesComposition(t *testing.T) {
@@ -278,6 +448,30 @@ func BenchmarkParseStatusReport(b *testing.B) {
 				require.NoError(b, err)
 			}
 		})
+	}
+}
+
+func TestReasonCode(t *testing.T) {
+	t.Parallel()
+	long := "Error." + strings.Repeat("é", 200)
+	for _, test := range []struct {
+		reasons, code string
+		isError       bool
+	}{
+		{`[{"code":"Info.A"},{"code":"Error.B"},{"code":"Error.C"}]`, "Error.B", true},
+		{` [ {"Code" : "Error.A"} ] `, "Error.A", true},
+		{`[{"code":"Info.A"},{"code":"Info.B"}]`, "Info.A", false},
+		{`[{"c\u006fde":"Error\u002eA"}]`, "Error.A", true},
+		{`[{"code":"\u0045rror.\u0000"}]`, "Error.\x00", true},
+		{`[{"code":"Error.A","code":"Info.B"}]`, "Info.B", false},
+		{`[{"code":"` + long + `"}]`, boundedName(long), true},
+		{`[7,null,[],{"code":5},{"code":""},{"description":"Error.A"},{"code":"Error.B"}]`, "Error.B", true},
+		{`[]`, "unknown", false}, {`{"code":"Error.A"}`, "unknown", false}, {``, "unknown", false}, {`"Error."`, "unknown", false},
+		{`[{"code":"Error.A"`, "unknown", false},
+	} {
+		code, isError := ReasonCode([]byte(test.reasons))
+		require.Equal(t, test.code, code, test.reasons)
+		require.Equal(t, test.isError, isError, test.reasons)
 	}
 }
 

@@ -18,44 +18,14 @@ const (
 // activation's predicate is false, or that nothing activates a declaration, is no problem: such codes begin with Info.
 // Apple: status/statusreason.yaml.
 func problemOf(valid, reasons string) string {
-	if valid != "invalid" && !strings.Contains(reasons, `"Error.`) {
+	if valid != "invalid" && !strings.Contains(reasons, `"Error.`) && !strings.Contains(reasons, `\u`) {
 		return ""
 	}
-	code := errorCode([]byte(reasons))
-	if valid == "invalid" || strings.HasPrefix(code, "Error.") {
+	code, isError := ddm.ReasonCode([]byte(reasons))
+	if valid == "invalid" || isError {
 		return code
 	}
 	return ""
-}
-
-// unknownCode stands for the code of an error that has none.
-const unknownCode = "unknown"
-
-// errorCode returns the first code in a list of reasons that is one of an error, else the first.
-func errorCode(reasons []byte) string {
-	var list []json.RawMessage
-	if json.Unmarshal(reasons, &list) != nil {
-		return unknownCode
-	}
-	first := ""
-	for _, text := range list {
-		var reason struct{ Code json.RawMessage }
-		var code string
-		if json.Unmarshal(text, &reason) != nil || json.Unmarshal(reason.Code, &code) != nil || code == "" ||
-			len(code) > maxOctets {
-			continue
-		}
-		if strings.HasPrefix(code, "Error.") {
-			return code
-		}
-		if first == "" {
-			first = code
-		}
-	}
-	if first == "" {
-		return unknownCode
-	}
-	return first
 }
 
 type problemKey struct{ kind, subject, serverToken string }
@@ -95,7 +65,8 @@ func itemError(e *ddm.StatusError) (item, code string, ok bool) {
 		content.StatusItem == "" || len(content.StatusItem) > maxOctets {
 		return "", "", false
 	}
-	return content.StatusItem, errorCode(content.Reasons), true
+	code, _ = ddm.ReasonCode(content.Reasons)
+	return content.StatusItem, code, true
 }
 
 // replaceProblems writes problems in place of those that the report says are over. Of status items, at most as many are
