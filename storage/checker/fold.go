@@ -34,6 +34,7 @@ type declarationContent struct {
 const (
 	maxValues       = 20_000
 	maxValueBytes   = 1 << 20
+	maxBytes        = 16 << 20
 	maxDeclarations = 20_000
 	maxReasonBytes  = 1 << 20
 	maxValidOctets  = 64
@@ -70,6 +71,9 @@ func (f *fold) foldValues(report *ddm.StatusReport) {
 	paths := make([]string, 0, len(report.Values)+1)
 	for i := range report.Values {
 		paths = append(paths, report.Values[i].Path)
+		if item, ok := ddm.DictionaryItem(report.Values[i].Path); ok {
+			paths = append(paths, item)
+		}
 	}
 	if report.HasDeclarations {
 		paths = append(paths, ddm.PathDeclarations)
@@ -90,11 +94,14 @@ func (f *fold) foldValues(report *ddm.StatusReport) {
 	for i := range report.Values {
 		f.writeValue(&report.Values[i])
 	}
-	count := 0
+	count, octets := 0, 0
 	for _, elements := range f.values {
 		count += len(elements)
+		for _, value := range elements {
+			octets += len(value)
+		}
 	}
-	f.tooMuch = f.tooMuch || count > maxValues || len(report.Values) > maxValues
+	f.tooMuch = f.tooMuch || count > maxValues || len(report.Values) > maxValues || octets > maxBytes
 }
 
 func (f *fold) writeValue(v *ddm.StatusValue) {

@@ -1,8 +1,10 @@
 package sqlstore
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"database/sql"
+	"encoding/binary"
 	"maps"
 	"slices"
 	"strings"
@@ -30,6 +32,8 @@ type fold struct {
 	// they were.
 	touched []string
 	changed []string
+	// keptBytes is how long all values are that are known or come with the report; 0 until it is asked for.
+	keptBytes int64
 	// leftOut counts what is not kept of the report but in the report itself.
 	leftOut int
 }
@@ -206,6 +210,10 @@ const (
 	maxValues = 20_000
 	// maxPackedBytes is the longest value that is kept, as it is stored: small enough for one statement with its escapes.
 	maxPackedBytes = 15 << 20
+	// maxKeptBytes is how long the values of an enrollment are together, as they are given, and lightBytes how long one is
+	// that needs no look at how long the others are: of those there cannot be more than that.
+	maxKeptBytes = 64 << 20
+	lightBytes   = maxKeptBytes / maxValues / 2
 )
 
 // knownValues is what is known of a device's values before a report is folded.
@@ -278,8 +286,12 @@ func (f *fold) values(rows *foldedRows) error {
 			if err != nil {
 				return err
 			}
-			if len(stored) > maxPackedBytes {
+			if fits, err := f.fits(e.Value, stored); err != nil {
+				return err
+			} else if !fits {
 				f.leftOut++
+				delete(kept, key)
+				delete(written, key)
 				continue
 			}
 			kept[key] = true
@@ -309,6 +321,33 @@ func (f *fold) values(rows *foldedRows) error {
 	return nil
 }
 
+// fits reports whether there is room for a value: for itself, and with all that is known and that the report has so far.
+func (f *fold) fits(value, stored []byte) (bool, error) {
+	if len(value) <= lightBytes || len(stored) > maxPackedBytes {
+		return len(stored) <= maxPackedBytes, nil
+	}
+	if f.keptBytes == 0 {
+		if err := queryRows(f.tx.ctx, f.tx.raw, func(rows *sql.Rows) error {
+			var length int64
+			var begin, end []byte
+			err := rows.Scan(&length, &begin, &end)
+			if bytes.Equal(begin, packedMagic) {
+				length = int64(binary.LittleEndian.Uint32(end)) // gzip ends with how long it was
+			}
+			f.keptBytes += length
+			return err
+		}, `SELECT LENGTH(value), SUBSTR(value, 1, 2), SUBSTR(value, -4) FROM status_values WHERE enrollment_id = ?`,
+			f.enrollmentID); err != nil {
+			return false, err
+		}
+	}
+	if f.keptBytes+int64(len(value)) > maxKeptBytes {
+		return false, nil
+	}
+	f.keptBytes += int64(len(value))
+	return true, nil
+}
+
 // merged reports whether what is known of a path stays but for what the report says of it: a list of keyed objects, where
 // one is known. An empty list says of such a list that nothing has changed.
 func (f *fold) merged(path hash, v *ddm.StatusValue) (bool, error) {
@@ -320,7 +359,7 @@ func (f *fold) merged(path hash, v *ddm.StatusValue) (bool, error) {
 
 // gone returns the paths of which nothing stays but what the report has: of a full report, all that are known; else those
 // that the report has, and those above and below them: an item that was an object and is none any more, or the other way
-// round.
+// round, or one of Apple's dictionaries, of which the report has it all.
 func (f *fold) gone() []string {
 	known := f.known.paths
 	if f.report.FullReport {
@@ -328,22 +367,34 @@ func (f *fold) gone() []string {
 	}
 	reported := make([]string, 0, len(f.report.Values)+1)
 	for i := range f.report.Values {
-		reported = append(reported, f.report.Values[i].Path)
+		path := f.report.Values[i].Path
+		reported = append(reported, path)
+		if item, ok := ddm.DictionaryItem(path); ok {
+			reported = append(reported, item)
+		}
 	}
 	if f.report.HasDeclarations {
 		reported = append(reported, ddm.PathDeclarations)
 	}
+	slices.Sort(reported)
 	var gone []string
-	for _, path := range reported {
-		for i := range path {
-			if path[i] == '.' {
-				gone = append(gone, path[:i])
-			}
+	for _, path := range slices.Compact(reported) {
+		if _, same := slices.BinarySearch(known, path); same {
+			gone = append(gone, path)
 		}
-		gone = append(gone, path)
 		below := path + "."
 		for i, _ := slices.BinarySearch(known, below); i < len(known) && strings.HasPrefix(known[i], below); i++ {
 			gone = append(gone, known[i])
+		}
+	}
+	// A path can have any number of dots: what is known is looked for in the report, which is bounded, not all that is above.
+	for _, path := range known {
+		if i, _ := slices.BinarySearch(reported, path); i == len(reported) || !strings.HasPrefix(reported[i], path) {
+			continue
+		}
+		below := path + "."
+		if i, _ := slices.BinarySearch(reported, below); i < len(reported) && strings.HasPrefix(reported[i], below) {
+			gone = append(gone, path)
 		}
 	}
 	slices.Sort(gone)

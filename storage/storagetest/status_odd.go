@@ -19,6 +19,12 @@ var oddStatusTests = []test{
 	{"StatusOfWhoHasLeft", statusOfWhoHasLeft},
 	{"StatusVerdictsAreBounded", statusVerdictsAreBounded},
 	{"StatusUpdateDetails", statusUpdateDetails},
+	{"StatusDictionaries", statusDictionaries},
+	{"StatusEmptyFamilies", statusEmptyFamilies},
+	{"StatusLongPaths", statusLongPaths},
+	{"StatusValuesAreBounded", statusValuesAreBounded},
+	{"StatusCodesOfAnySpelling", statusCodesOfAnySpelling},
+	{"StatusFullWithoutDeclarations", statusFullWithoutDeclarations},
 	{"StatusWithLongMembers", statusWithLongMembers},
 	{"StatusBesideALockedRow", statusBesideALockedRow},
 	{"StatusOfNewEnrollmentsAtOnce", statusOfNewEnrollmentsAtOnce},
@@ -119,8 +125,122 @@ func statusUpdateDetails(w *world) {
 		w.report("e", `{"StatusItems":{"softwareupdate":{`+items+`}}}`)
 		require.Len(w, w.noted(), i+1, items)
 	}
-	w.report("e", `{"StatusItems":{"softwareupdate":{"failure-reason":{"count":2}}}}`)
+	w.report("e", `{"StatusItems":{"softwareupdate":{"failure-reason":{"reason":"no","count":2}}}}`)
 	require.Len(w, w.noted(), 3)
+	w.report("e", `{"StatusItems":{"softwareupdate":{"failure-reason":{"count":0}}}}`)
+	require.Len(w, w.noted(), 4)
+	require.Equal(w, 2, w.count(`SELECT COUNT(*) FROM event_outbox WHERE detail = ?`,
+		`{"install_state":"downloading","pending_os_version":"15.3"}`), "the failure is over")
+}
+
+// statusDictionaries checks that an item of Apple's that is a dictionary is replaced as a whole, and what only looks like
+// one is not.
+func statusDictionaries(w *world) {
+	w.report("e", `{"StatusItems":{"softwareupdate":{"failure-reason":{"count":3,"reason":"no","timestamp":"t"},"install-state":"none"},
+		"test":{"dictionary-value":{"key1":"a","key2":"b"},"other-value":{"key1":"a","key2":"b"}}}}`)
+	w.report("e", `{"StatusItems":{"softwareupdate":{"failure-reason":{"count":0}},
+		"test":{"dictionary-value":{"key1":"a"},"other-value":{"key1":"a"}}}}`)
+	require.Equal(w, []string{
+		`softwareupdate.failure-reason.count 0`, `softwareupdate.install-state "none"`, `test.dictionary-value.key1 "a"`,
+		`test.other-value.key1 "a"`, `test.other-value.key2 "b"`,
+	}, w.values("e"))
+	w.report("e", `{"StatusItems":{"management":{"client-capabilities":{"supported-versions":["1"],"supported-payloads":{"declarations":{"assets":["x"]}}}}}}`)
+	w.report("e", `{"StatusItems":{"management":{"client-capabilities":{"supported-versions":["1"],"supported-payloads":{"declarations":{}}}}}}`)
+	require.Empty(w, w.list(w.store, storage.EnrollmentFilter{Supports: "x"}, 100))
+	require.False(w, w.facts("e").ConfirmedAt.IsZero())
+}
+
+// statusEmptyFamilies checks that a family without items says nothing of those that are known.
+func statusEmptyFamilies(w *world) {
+	w.report("e", declared(status("a", "1", "valid", `[]`)))
+	w.report("e", device(`"operating-system":{"version":"15"}`))
+	w.report("e", `{"StatusItems":{"management":{},"device":{}}}`)
+	require.Len(w, w.declarationStatuses("e"), 1)
+	require.Equal(w, "15", w.facts("e").OSVersion)
+	require.Equal(w, []string{`device.operating-system.version "15"`}, w.values("e"))
+}
+
+// statusLongPaths checks that what has a path that is too long goes with what it is below.
+func statusLongPaths(w *world) {
+	long := strings.Repeat("k", 300)
+	parent := strings.Repeat("p", 215)
+	for _, path := range []string{`{"` + long + `":{"x":1},"n":2}`, `{"` + parent + `":{"` + long + `":1,"` + long + `k":2}}`} {
+		w.report("e", `{"StatusItems":{"a":{"b":`+path+`},"z":1}}`)
+		require.Len(w, w.values("e"), 3, path)
+		w.report("e", `{"StatusItems":{"a":{"b":5}}}`)
+		require.Equal(w, []string{"a.b 5", "z 1"}, w.values("e"), path)
+	}
+	w.report("e", `{"StatusItems":{"a":{"`+parent+`":{"`+long+`":1,"`+long+`k":2}}}}`)
+	w.report("e", `{"StatusItems":{"a":{"`+parent+`":null}}}`)
+	require.Equal(w, []string{"a.b 5", "a." + parent + " null", "z 1"}, w.values("e"))
+	w.report("e", `{"StatusItems":{"a":{"`+long+`":{"x":{"y":1}}}}}`)
+	w.report("e", `{"StatusItems":{"a":{"`+long+`":[]}}}`)
+	require.Equal(w, []string{"a.b 5", "a." + parent + " null", "z 1"}, w.values("e"))
+}
+
+// statusValuesAreBounded checks that a device cannot have any number of long values kept, also where they are well compressed.
+func statusValuesAreBounded(w *world) {
+	for i := range 10 {
+		w.report("e", fmt.Sprintf(`{"StatusItems":{"a":{"v%d":"%s"}}}`, i, strings.Repeat(fmt.Sprint(i), 15<<20)))
+	}
+	kept := 0
+	for i, value := range w.values("e") {
+		require.Equal(w, fmt.Sprintf("a.v%d", i), value[:4])
+		kept += len(value)
+	}
+	require.Greater(w, kept, 45<<20)
+	require.LessOrEqual(w, kept, 64<<20)
+	// What has no room is not known any more, and what goes makes room.
+	w.report("e", `{"StatusItems":{"a":{"v0":"`+strings.Repeat("x", 15<<20)+`"}}}`)
+	require.Equal(w, 3, w.count(`SELECT COUNT(*) FROM status_values`))
+	w.report("e", `{"StatusItems":{"a":{"v0":"`+strings.Repeat("x", 15<<20)+`"}}}`)
+	require.Equal(w, 4, w.count(`SELECT COUNT(*) FROM status_values`))
+	w.report("e", `{"StatusItems":{"a":1}}`)
+	require.Equal(w, []string{"a 1"}, w.values("e"))
+}
+
+// statusCodesOfAnySpelling checks that an error is one however its code is written.
+func statusCodesOfAnySpelling(w *world) {
+	long := "Error." + strings.Repeat("x", 300)
+	w.report("e", declared(
+		status("a", "1", "unknown", `[{"code":"Error\u002eBad"}]`),
+		status("b", "1", "unknown", `[{"\u0043ode":"\u0045rror.Worse"}]`),
+		status("c", "1", "valid", `[{"code":"`+long+`"}]`),
+		status("d", "1", "invalid", `[{"code":"`+long+`"}]`),
+		status("e", "1", "valid", `[{"code":"Info.\u0045rror."}]`),
+	))
+	problems := w.problems("e")
+	require.Len(w, problems, 4)
+	require.Equal(w, []string{"declaration a 1 Error.Bad", "declaration b 1 Error.Worse"}, problems[:2])
+	code := strings.TrimPrefix(problems[2], "declaration c 1 ")
+	require.True(w, strings.HasPrefix(code, long[:200]))
+	require.LessOrEqual(w, len(code), 255)
+	require.Equal(w, "declaration d 1 "+code, problems[3])
+	require.Equal(w, []string{"declaration.invalid", "declaration.invalid", "declaration.invalid", "declaration.invalid",
+		"declaration.valid"}, w.noted())
+	reported, err := w.store.StatusErrors(w.ctx, "e", 0, 10)
+	require.NoError(w, err)
+	require.Len(w, reported, 4)
+}
+
+// statusFullWithoutDeclarations checks that a full report that does not speak of declarations leaves alone what is known of
+// them, wherever it says that it is full.
+func statusFullWithoutDeclarations(w *world) {
+	for _, full := range []string{
+		`{"FullReport":true,"StatusItems":{"test":{"n":1}}}`, `{"StatusItems":{"FullReport":true,"test":{"n":1}}}`,
+		`{"FullReport":true,"StatusItems":{"test":{"n":1},"management":{"client-capabilities":{"supported-versions":["1"]}}}}`,
+		`{"FullReport":true}`,
+	} {
+		w.report("e", `{"StatusItems":{"gone":1}}`)
+		w.report("e", declared(status("a", "1", "invalid", `[]`)))
+		w.report("e", full)
+		require.Len(w, w.declarationStatuses("e"), 1, full)
+		require.Equal(w, []string{"declaration a 1 unknown"}, w.problems("e"), full)
+		require.NotContains(w, w.values("e"), "gone 1", full)
+	}
+	w.report("e", `{"FullReport":true,"StatusItems":{"management":{"declarations":{}}}}`)
+	require.Empty(w, w.declarationStatuses("e"))
+	require.Empty(w, w.problems("e"))
 }
 
 // statusWithLongMembers checks that a declaration is known also where what is said of it is too long.
