@@ -36,7 +36,7 @@ var mayImport = map[string][]string{
 	"http/webhook":                 {"ddm", "storage", "http/edge"},
 	"notifier":                     {"storage", "http/trace"},
 	"notifier/transport":           {"notifier", "http/trace"},
-	"notifier/eventlog":            {"notifier/transport", "storage"},
+	"notifier/eventlog":            {"notifier/transport", "storage", "http/trace"},
 	"notifier/nanomdm":             {"notifier", "notifier/transport"},
 	"notifier/micromdm":            {"notifier", "notifier/transport"},
 	"notifier/nanomdm/nanomdmtest": {},

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/decree-ddm/decree/http/trace"
 	"github.com/decree-ddm/decree/notifier/transport"
 	"github.com/decree-ddm/decree/storage"
 )
@@ -130,10 +131,14 @@ func (p *Poster) deliver(ctx, late context.Context, delivery *storage.Delivery) 
 		p.config.Logger.ErrorContext(ctx, "events were deleted before they could be posted",
 			"lost", delivery.Lost, "first", first-delivery.Lost, "last", first-1)
 	}
-	after, err := p.post(late, delivery.Happenings)
+	// Each post is for what happened to many devices, and so is a trace of its own.
+	t, start := trace.New(), time.Now()
+	after, err := p.post(trace.With(late, t), delivery.Happenings)
+	log := p.config.Logger.With("first", first, "last", last, "trace_id", t.ID(), "duration", time.Since(start))
 	if err == nil {
+		log.DebugContext(ctx, "events posted")
 		if p.failures > 0 {
-			p.config.Logger.InfoContext(ctx, "events are posted again", "failures", p.failures)
+			log.InfoContext(ctx, "events are posted again", "failures", p.failures)
 		}
 		p.failures = 0
 		p.note(ctx, last)
@@ -144,8 +149,7 @@ func (p *Poster) deliver(ctx, late context.Context, delivery *storage.Delivery) 
 	}
 	wait := max(after, p.interval())
 	p.failures++
-	p.config.Logger.WarnContext(ctx, "events were not taken", "first", first, "last", last, "error", err,
-		"failures", p.failures, "retry_in", wait)
+	log.WarnContext(ctx, "events were not taken", "error", err, "failures", p.failures, "retry_in", wait)
 	p.hold(ctx, wait)
 }
 
@@ -174,6 +178,7 @@ func (p *Poster) post(ctx context.Context, happenings []storage.Happening) (afte
 	if p.config.Sign != nil {
 		p.config.Sign(request.Header, body.Bytes())
 	}
+	trace.Pass(request)
 	response, err := p.client.Do(request)
 	if err != nil {
 		return 0, transport.WithoutURL(err)

@@ -12,6 +12,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -240,6 +242,41 @@ func TestPoster(t *testing.T) {
 	require.Zero(t, again.waitFor(254, 259))
 	p.Stop()
 	p.Stop()
+}
+
+// TestPosterTraces checks that each post is a trace of its own, by whose id the log tells what became of it.
+func TestPosterTraces(t *testing.T) {
+	t.Parallel()
+	r := newReceiver(t)
+	var traces []string
+	r.behave = func(count int, w http.ResponseWriter, request *http.Request) bool {
+		if values := request.Header.Values("Traceparent"); len(values) == 1 {
+			traces = append(traces, values[0])
+		}
+		if count < 3 {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+		return count >= 3
+	}
+	w := newWorld(t, 0)
+	w.logger = slog.New(slog.NewTextHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	p := w.poster(r.URL)
+	w.begun()
+	w.happen(1)
+	p.Wake()
+	r.waitFor(1, 1)
+	p.Stop()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	require.Len(t, traces, 3)
+	log := w.log.String()
+	for i, message := range []string{"events were not taken", "events were not taken", "events posted"} {
+		require.Regexp(t, "^00-[0-9a-f]{32}-[0-9a-f]{16}-0[0-3]$", traces[i])
+		id := strings.Split(traces[i], "-")[1]
+		require.Regexp(t, `msg="`+message+`" first=1 last=1 trace_id=`+id+` duration=`, log)
+		require.Equal(t, i, slices.IndexFunc(traces, func(other string) bool { return strings.Contains(other, id) }), "it is another's too")
+	}
+	require.Regexp(t, `msg="events are posted again" first=1 last=1 trace_id=`+strings.Split(traces[2], "-")[1], log)
 }
 
 // TestPosterThatIsPruned checks that posting goes on with what is there, and that what is not is said.
