@@ -212,6 +212,9 @@ func (t *tx) checkOut(event storage.Event, row lifeRow, options storage.EventOpt
 		if err := t.void(id, event.At); err != nil {
 			return err
 		}
+		if err := t.forgetStatus(id); err != nil {
+			return err
+		}
 		there, err := t.exists(`SELECT 1 FROM enrollments WHERE id = ? AND left_at IS NULL`, id)
 		if err != nil {
 			return err
@@ -237,6 +240,17 @@ func (t *tx) checkOut(event storage.Event, row lifeRow, options storage.EventOpt
 		}
 	}
 	return nil
+}
+
+// forgetStatus forgets all that a device said, but for its reports. Who has left would else be counted for ever with what it
+// said last, after the time that the MDM's clock had when it left.
+func (t *tx) forgetStatus(id string) error {
+	for _, table := range []string{"status_declarations", "status_values", "status_errors", "problems"} {
+		if _, err := t.exec(`DELETE FROM `+table+` WHERE enrollment_id = ?`, id); err != nil {
+			return err
+		}
+	}
+	return t.forgetFacts(id)
 }
 
 // channels lists the user channels of a device.

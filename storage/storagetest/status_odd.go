@@ -105,6 +105,24 @@ func statusOfWhoHasLeft(w *world) {
 	status.Device.Back = true
 	require.NoError(w, w.store.PutStatus(w.ctx, status))
 	require.Len(w, w.problems("e"), 1)
+
+	// The MDM's clock is behind: what was said last comes after the leaving by it.
+	w.clock.Advance(time.Hour)
+	w.report("f", device(`"operating-system":{"version":"15"}`))
+	w.report("f", `{"Errors":[{"StatusItem":"x"}]}`)
+	w.report("f", capable("a"))
+	w.report("f", declared(`{"identifier":"a","server-token":"1","valid":"invalid"}`))
+	event := w.checkedOut(time.Second)
+	event.ID = "f"
+	w.apply(event)
+	require.Empty(w, w.problems("f"))
+	require.Empty(w, w.declarationStatuses("f"))
+	require.Empty(w, w.values("f"))
+	require.Zero(w, w.facts("f"))
+	require.Zero(w, w.count(`SELECT COUNT(*) FROM status_errors WHERE enrollment_id = 'f'`))
+	require.Zero(w, w.count(`SELECT COUNT(*) FROM capabilities`))
+	_, err = w.store.StatusReportByIndex(w.ctx, "f", 0)
+	require.NoError(w, err)
 }
 
 // statusVerdictsAreBounded checks that one device cannot push what others do out of the log.

@@ -41,7 +41,7 @@ type Database struct {
 func Run(t *testing.T, backend Backend) {
 	for _, subject := range [][]test{
 		declarationTests, setTests, importTests, compositionTests, claimTests, holdTests, deviceTests, notifyTests, fanoutTests,
-		overviewTests, numberTests, factTests, summaryTests, fleetTests, deletionTests, progressTests, statusTests, oddStatusTests, foldPropertyTests, spentTests, eventTests, happeningTests, raceTests, concurrencyTests, transactionTests,
+		overviewTests, numberTests, factTests, summaryTests, fleetTests, deletionTests, progressTests, statusTests, oddStatusTests, foldPropertyTests, summaryPropertyTests, spentTests, eventTests, happeningTests, raceTests, concurrencyTests, transactionTests,
 	} {
 		for _, test := range subject {
 			t.Run(test.name, func(t *testing.T) {
