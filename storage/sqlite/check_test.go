@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -20,7 +21,7 @@ import (
 // drawReport draws a report of any shape: keys with dots in them, items that change their type, lists of all kinds.
 func drawReport(t *rapid.T) string {
 	scalar := rapid.SampledFrom([]any{1, "1", nil, true, "", 1.5})
-	name := rapid.SampledFrom([]string{"a", "b", "a.b", "c"})
+	name := rapid.SampledFrom([]string{"a", "b", "a.b", "c", strings.Repeat("l", 120), strings.Repeat("l", 300)})
 	var value func(depth int) any
 	list := func() any {
 		elements := []any{}
@@ -59,6 +60,17 @@ func drawReport(t *rapid.T) string {
 	if rapid.Bool().Draw(t, "device") {
 		items["device"] = map[string]any{"model": map[string]any{"identifier": scalar.Draw(t, "model")},
 			"operating-system": map[string]any{"version": rapid.SampledFrom([]string{"26.1", "26.2"}).Draw(t, "version")}}
+	}
+	if rapid.Bool().Draw(t, "update") {
+		update := map[string]any{}
+		for range rapid.IntRange(0, 2).Draw(t, "update items") {
+			members := map[string]any{}
+			for range rapid.IntRange(0, 2).Draw(t, "update members") {
+				members[rapid.SampledFrom([]string{"count", "reason", "os-version"}).Draw(t, "member")] = value(1)
+			}
+			update[rapid.SampledFrom([]string{"failure-reason", "pending-version", "other"}).Draw(t, "update item")] = members
+		}
+		items["softwareupdate"] = update
 	}
 	management := map[string]any{}
 	if rapid.Bool().Draw(t, "capabilities") {

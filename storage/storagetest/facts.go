@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
 
 	"github.com/decree-ddm/decree/storage"
 )
@@ -15,6 +16,7 @@ var factTests = []test{
 	{"CapabilitiesOfStatus", capabilitiesOfStatus},
 	{"FactsEndWithTheEnrollment", factsEndWithTheEnrollment},
 	{"ListByFacts", listByFacts},
+	{"ListByFactsTogether", listByFactsTogether},
 	{"ProblemsOfStatus", problemsOfStatus},
 	{"HappeningsOfStatus", happeningsOfStatus},
 }
@@ -146,6 +148,57 @@ func listByFacts(w *world) {
 			require.Equal(w, c.found, strings.Join(listed(w.list(w.store, c.filter, limit)), ", "), "%+v", c.filter)
 		}
 	}
+}
+
+// listByFactsTogether checks that all filters together select what each of them selects, on pages of any length.
+func listByFactsTogether(w *world) {
+	// In their order. Of a beta and a rapid security response, more stands behind the number.
+	versions := []string{"", "9.3.5", "15.2", "15.9", "15.10", "17.0.1", "17.0.1 (a)", "17.0.2", "26.0", "26.0 (23A5260u)", "26.0.1"}
+	type fleetDevice struct {
+		id, family, model, set, supports string
+		version                          int
+	}
+	var devices []fleetDevice
+	for i := range 44 {
+		d := fleetDevice{
+			fmt.Sprintf("%02d", i), []string{"macOS", "iOS"}[i%2], []string{"M1", "M2", "M3"}[i%3], []string{"", "s", "t"}[i%5%3],
+			[]string{"x", "y"}[i%7%2], i % len(versions),
+		}
+		if d.set != "" {
+			w.assign(d.id, d.set)
+		}
+		operatingSystem := `"family":"` + d.family + `"`
+		if d.version > 0 {
+			operatingSystem += `,"version":"` + versions[d.version] + `"`
+		}
+		w.report(d.id, device(`"operating-system":{`+operatingSystem+`},"model":{"identifier":"`+d.model+`"}`))
+		w.report(d.id, capable(d.supports))
+		devices = append(devices, d)
+	}
+	options := w.options()
+	options.MaxLooked = 5
+	stores := []storage.Store{w.store, w.open(options)}
+	rapid.Check(w.T, func(t *rapid.T) {
+		from, below := rapid.IntRange(0, len(versions)-1).Draw(t, "from"), rapid.IntRange(0, len(versions)-1).Draw(t, "below")
+		filter := storage.EnrollmentFilter{
+			OSVersionFrom: versions[from], OSVersionBelow: versions[below],
+			OSFamily: rapid.SampledFrom([]string{"", "macOS", "iOS"}).Draw(t, "family"),
+			Model:    rapid.SampledFrom([]string{"", "M1", "M3"}).Draw(t, "model"),
+			Set:      rapid.SampledFrom([]string{"", "s", "t"}).Draw(t, "set"),
+			Supports: rapid.SampledFrom([]string{"", "x", "mdm.app"}).Draw(t, "supports"),
+		}
+		wanted := []string{}
+		for _, d := range devices {
+			given := func(filter, value string) bool { return filter == "" || filter == value }
+			if given(filter.OSFamily, d.family) && given(filter.Model, d.model) && given(filter.Set, d.set) &&
+				(filter.Supports == "mdm.app" || given(filter.Supports, d.supports)) &&
+				(from == 0 || d.version >= from) && (below == 0 || 0 < d.version && d.version < below) {
+				wanted = append(wanted, d.id)
+			}
+		}
+		store := rapid.SampledFrom(stores).Draw(t, "store")
+		require.Equal(t, wanted, listed(w.list(store, filter, rapid.IntRange(1, 6).Draw(t, "limit"))), "%+v", filter)
+	})
 }
 
 // problems lists what is wrong with an enrollment.
