@@ -91,7 +91,8 @@ type route struct {
 	handler edge.HandlerFunc
 }
 
-// routes lists the whole API. Names in paths take the rest of the path, since they may hold slashes.
+// routes lists the whole API. Names in paths take the rest of the path, since they may hold slashes. Where only is not
+// said, KMFDDM's clients may send parameters that mean nothing, as they always could.
 func (a *api) routes() []route {
 	return []route{
 		{"GET " + versionPath, a.getVersion},
@@ -102,23 +103,23 @@ func (a *api) routes() []route {
 		{"DELETE /v1/declarations/{id...}", a.deleteDeclaration},
 		{"POST /v1/declarations/{path...}", a.touchDeclaration},
 		{"GET /v1/declaration-sets/{id...}", a.getDeclarationSets},
-		{"GET /v1/declaration-summary", a.getDeclarationSummaries},
-		{"GET /v1/declaration-summary/{id...}", a.getDeclarationSummary},
-		{"GET /v1/declaration-enrollments/{id...}", a.getDeclarationEnrollments},
+		{"GET /v1/declaration-summary", only(a.getDeclarationSummaries, "limit", "after")},
+		{"GET /v1/declaration-summary/{id...}", only(a.getDeclarationSummary)},
+		{"GET /v1/declaration-enrollments/{id...}", only(a.getDeclarationEnrollments, "state", "limit", "after")},
 
 		{"GET /v1/sets", a.getSets},
 		{"GET /v1/set-declarations/{set...}", a.getSetDeclarations},
 		{"PUT /v1/set-declarations/{set...}", a.putSetDeclaration},
 		{"DELETE /v1/set-declarations/{set...}", a.deleteSetDeclaration},
 
-		{"GET /v1/enrollments", a.getEnrollments},
-		{"GET /v1/enrollments/{id...}", a.getEnrollment},
+		{"GET /v1/enrollments", only(a.getEnrollments, enrollmentParameters...)},
+		{"GET /v1/enrollments/{id...}", only(a.getEnrollment)},
 		{"DELETE /v1/enrollments/{id...}", a.deleteEnrollment},
 		{"POST /v1/enrollments/{path...}", a.syncEnrollment},
 		{"GET /v1/enrollment-sets/{id...}", a.getEnrollmentSets},
 		{"PUT /v1/enrollment-sets/{id...}", a.putEnrollmentSet},
 		{"DELETE /v1/enrollment-sets/{id...}", a.deleteEnrollmentSet},
-		{"GET /v1/enrollment-declarations/{id...}", a.getEnrollmentDeclarations},
+		{"GET /v1/enrollment-declarations/{id...}", only(a.getEnrollmentDeclarations)},
 		{"DELETE /v1/enrollment-sets-all/{id...}", a.deleteEnrollmentSets},
 		{"DELETE /v1/enrollment-sets-all/sets/{id...}", a.deleteEnrollmentSets},
 
@@ -126,12 +127,12 @@ func (a *api) routes() []route {
 		{"GET /v1/status-errors/{ids...}", a.getStatusErrors},
 		{"GET /v1/status-values/{ids...}", a.getStatusValues},
 		{"GET /v1/status-report/{id...}", a.getStatusReport},
-		{"GET /v1/status-summary", a.getStatusSummary},
-		{"GET /v1/problems", a.getProblems},
+		{"GET /v1/status-summary", only(a.getStatusSummary, "path", "limit", "after")},
+		{"GET /v1/problems", only(a.getProblems, "limit", "after")},
 
-		{"GET /v1/events", a.getEvents},
+		{"GET /v1/events", only(a.getEvents, "after", "limit", "wait", "kind", "enrollment_id")},
 
-		{"GET /v1/notifications", a.getNotifications},
+		{"GET /v1/notifications", only(a.getNotifications)},
 		{"POST /v1/notify", a.postNotify},
 	}
 }

@@ -274,6 +274,7 @@ func TestTheDocumentsCodesAreReal(t *testing.T) {
 	do("GET", "/v1/problems")
 	do("GET", "/v1/problems?after=x")
 	do("GET", "/v1/notifications")
+	do("GET", "/v1/notifications?limit=1")
 	do("POST", "/v1/notify?id=E")
 	do("POST", "/v1/notify?id=E&verbose=1")
 	do("POST", "/v1/notify")

@@ -171,6 +171,12 @@ func (a *api) getEnrollments(w http.ResponseWriter, r *http.Request) error {
 	return edge.WriteJSON(w, http.StatusOK, list)
 }
 
+// enrollmentParameters are those of the list of enrollments.
+var enrollmentParameters = []string{
+	"in_sync", "state", "set", "type", "failing", "seen_before", "seen_after", "serial", "model", "os_family", "os_version_lt",
+	"os_version_ge", "supports", "ddm_on", "limit", "after",
+}
+
 func enrollmentFilter(q query) (filter storage.EnrollmentFilter, err error) {
 	if filter.InSync, err = q.optionalBoolean("in_sync"); err != nil {
 		return filter, err

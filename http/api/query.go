@@ -2,14 +2,17 @@ package api
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
 
 	"github.com/decree-ddm/decree/ddm"
+	"github.com/decree-ddm/decree/http/edge"
 	"github.com/decree-ddm/decree/storage"
 )
 
@@ -24,6 +27,32 @@ func parseQuery(r *http.Request) (query, error) {
 		return query{}, invalid("query string", "is malformed: %v", err)
 	}
 	return query{values}, nil
+}
+
+// only refuses requests with parameters that are not among those named: a filter whose name is mistyped would otherwise
+// find everybody.
+func only(handler edge.HandlerFunc, names ...string) edge.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		q, err := parseQuery(r)
+		if err != nil {
+			return err
+		}
+		var problems []ddm.Problem
+		for _, name := range slices.Sorted(maps.Keys(q.Values)) {
+			if slices.Contains(names, name) {
+				continue
+			}
+			message := "is no parameter of this request, which has none"
+			if len(names) > 0 {
+				message = "is no parameter of this request, which has " + strings.Join(names, ", ")
+			}
+			problems = append(problems, ddm.Problem{Field: strings.ToValidUTF8(name, "\ufffd"), Message: message})
+		}
+		if len(problems) > 0 {
+			return &ddm.InvalidError{Problems: problems}
+		}
+		return handler(w, r)
+	}
 }
 
 // one returns a parameter that may be given once.
