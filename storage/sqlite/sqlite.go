@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"net/url"
 	"runtime"
+	"time"
 
 	"github.com/pressly/goose/v3"
 	"modernc.org/sqlite"
@@ -65,15 +66,38 @@ func fileURL(path string, settings url.Values) string {
 	return name.String()
 }
 
+// migrateWithin is for how long the migrations of another process are waited for, and migrateInterval how often there is a
+// look at a database that is busy.
+const (
+	migrateWithin   = 5 * time.Minute
+	migrateInterval = 100 * time.Millisecond
+)
+
+// migrate brings the schema up to date. Of processes that start together one makes each migration, in one transaction. In
+// the others it fails, and they go on behind it.
 func migrate(ctx context.Context, db *sql.DB) error {
 	provider, err := goose.NewProvider(goose.DialectSQLite3, db, migrationFiles())
 	if err != nil {
 		return fmt.Errorf("reading the migrations: %w", err)
 	}
-	if _, err := provider.Up(ctx); err != nil {
-		return fmt.Errorf("migrating: %w", err)
+	for until := time.Now().Add(migrateWithin); ; {
+		var before, after int64
+		if before, err = provider.GetDBVersion(ctx); err == nil {
+			if _, err = provider.Up(ctx); err == nil {
+				return nil
+			}
+			if after, _ = provider.GetDBVersion(ctx); after > before {
+				continue // what failed was made by another process
+			}
+		}
+		if !busy(err) || time.Now().After(until) {
+			return fmt.Errorf("migrating: %w", err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(migrateInterval):
+		}
 	}
-	return nil
 }
 
 var dialect = &sqlstore.Dialect{
