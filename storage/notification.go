@@ -63,9 +63,17 @@ type Outcome struct {
 	Spread time.Duration
 }
 
+// Serving is what servers must agree on.
+type Serving interface {
+	// ServeWith notes whether enrollments get the declaration of their shard number from now on. Where that is not what the
+	// database was served with last, it reports so, and everybody is looked at again, page by page, as by a fan-out; so
+	// they are by each call within a day after that, since other servers may still compose the other way. Who is held stays so.
+	ServeWith(ctx context.Context, shard bool) (switched bool, err error)
+}
+
 // FanoutPage is one step of turning a change of a set into marks.
 type FanoutPage struct {
-	Set      string
+	Set      string // empty: it is for everybody
 	ChangeID string
 	Marked   int   // by this page
 	Reached  int64 // in all

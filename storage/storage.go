@@ -83,6 +83,7 @@ type Store interface {
 	Enrollments
 	Compositions
 	Notifications
+	Serving
 	Statuses
 	Events
 	Happenings

@@ -66,6 +66,9 @@ func start(ctx context.Context, config *config, stdout, stderr io.Writer) (p *pr
 	if p.store, err = openStore(ctx, config, p.logger); err != nil {
 		return p, err
 	}
+	if err = p.compareServing(ctx, config.shard); err != nil {
+		return p, err
+	}
 	composer := compositor.New(p.store, compositor.Options{Shard: config.shard})
 	if p.notifier, err = newNotifier(config, p.store, composer, p.metrics, p.logger); err != nil {
 		return p, err
@@ -100,6 +103,15 @@ func start(ctx context.Context, config *config, stdout, stderr io.Writer) (p *pr
 	p.census.Start()
 	p.serve(config)
 	return p, nil
+}
+
+// compareServing has everybody looked at again where -shard is not what the database was served with last.
+func (p *program) compareServing(ctx context.Context, shard bool) error {
+	switched, err := p.store.ServeWith(ctx, shard)
+	if switched {
+		p.logger.Info("-shard was switched: every enrollment is looked at again", "shard", shard)
+	}
+	return err
 }
 
 // register gives every site what is served there.

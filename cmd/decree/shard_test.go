@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -73,6 +74,54 @@ func TestShard(t *testing.T) {
 			require.Equal(t, before, shards(startDecree(t, append(flags, "-shard")...)), "on another server")
 		}
 		return before
+	})
+}
+
+// TestShardIsSwitched checks that devices are told by themselves when servers are started with -shard, one after the other
+// where there are two, and again when they are started without it; and that who is held stays so.
+func TestShardIsSwitched(t *testing.T) {
+	eachDatabase(t, func(t *testing.T, flags []string) {
+		ctx, cancel := context.WithTimeout(t.Context(), 4*patience)
+		defer cancel()
+		nano := nanomdmtest.Start(t, nanomdmtest.WithMemoryStorage())
+		flags = append(flags, "-enqueue", nano.EnqueueURL(), "-enqueue-key", nano.APIKey())
+		s := beside(t, nano, flags)
+		servers := []*server{s}
+		if onMySQL(flags) {
+			servers = append(servers, startDecree(t, flags...))
+		}
+		s.putTest("test.echo", "first")
+		s.addToSet("base", "test.echo")
+		s.putTest("test.other", "first")
+		s.addToSet("other", "test.other")
+		device, held := nano.NewDevice(t), nano.NewDevice(t)
+		for _, d := range []*nanomdmtest.Device{device, held} {
+			require.NoError(t, d.Enroll(ctx))
+			s.assign(d.ID(), "base")
+			d.Run(ctx)
+		}
+		s.waitIdle(device.ID(), held.ID())
+		s.change(http.MethodPut, "/v1/enrollment-sets/"+held.ID()+"?set=other&nonotify=1", "")
+
+		switchTo := func(shard bool) {
+			for _, one := range servers {
+				one.stop()
+				one.args = slices.DeleteFunc(one.args, func(argument string) bool { return argument == "-shard" })
+				if shard {
+					one.args = append(one.args, "-shard")
+				}
+				one.start()
+				nano.SetDM(one.url + "/")
+			}
+			require.NoError(t, device.WaitSync(ctx, s.token(device.ID())))
+			s.waitIdle(device.ID())
+			_, there := device.Declarations()[ddm.ShardIdentifier]
+			require.Equal(t, shard, there)
+			require.True(t, s.enrollment(held.ID()).Held)
+		}
+		switchTo(true)
+		switchTo(false)
+		s.check()
 	})
 }
 

@@ -199,6 +199,13 @@ CREATE TABLE problems (
     KEY problems_enrollment (enrollment_id)
 ) ENGINE InnoDB COLLATE utf8mb4_bin;
 
+CREATE TABLE serving (
+    id tinyint NOT NULL,
+    shard tinyint,
+    switched_at bigint,
+    PRIMARY KEY (id)
+) ENGINE InnoDB COLLATE utf8mb4_bin;
+
 CREATE TABLE sets (
     name varbinary(255) NOT NULL,
     version bigint NOT NULL,

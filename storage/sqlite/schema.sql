@@ -181,6 +181,12 @@ CREATE TABLE problems (
 ) WITHOUT ROWID;
 CREATE INDEX problems_code ON problems (code, kind, subject, received_at);
 CREATE INDEX problems_enrollment ON problems (enrollment_id);
+CREATE TABLE serving (
+    id                      INTEGER NOT NULL,
+    shard                   INTEGER NULL,
+    switched_at             INTEGER NULL,
+    PRIMARY KEY (id)
+);
 CREATE TABLE set_declarations (
     set_name                TEXT    NOT NULL,
     identifier              TEXT    NOT NULL,

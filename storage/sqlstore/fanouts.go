@@ -76,7 +76,13 @@ func (t *tx) advanceFanout(limit int) (*storage.FanoutPage, error) {
 			return nil, err
 		}
 	}
-	ids, err := t.strings(t.dialect.setMembers()+` LIMIT ?`, page.Set, position, limit)
+	var ids []string
+	if page.Set == everybody {
+		m.keepHeld = true
+		ids, err = t.strings(`SELECT id FROM enrollments WHERE id > ? ORDER BY id LIMIT ?`, position, limit)
+	} else {
+		ids, err = t.strings(t.dialect.setMembers()+` LIMIT ?`, page.Set, position, limit)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -11,10 +11,11 @@ import (
 
 // mark is a note that enrollments may have to be told.
 type mark struct {
-	held    bool   // they are not to be told, unless something else has them told
-	forceID int64  // not 0: they are to be told even if in sync, once for this number
-	urgent  bool   // they overtake mass fan-outs
-	at      string // expression for when they are due
+	held     bool   // they are not to be told, unless something else has them told
+	keepHeld bool   // who was not to be told still is not
+	forceID  int64  // not 0: they are to be told even if in sync, once for this number
+	urgent   bool   // they overtake mass fan-outs
+	at       string // expression for when they are due
 }
 
 // urgentMark is the mark for an enrollment that a change names. It waits a moment for more edits.
@@ -64,8 +65,10 @@ func (t *tx) mark(ids []string, m mark) error {
 		set += `held = CASE WHEN notify_at IS NULL THEN 1 ELSE held END,
 			notify_at = CASE WHEN notify_at IS NULL THEN ` + m.at + ` ELSE notify_at END`
 	} else {
-		set += `held = 0,
-			notify_at = CASE WHEN notify_at IS NULL OR notify_at > ` + m.at + ` THEN ` + m.at + ` ELSE notify_at END`
+		if !m.keepHeld {
+			set += `held = 0, `
+		}
+		set += `notify_at = CASE WHEN notify_at IS NULL OR notify_at > ` + m.at + ` THEN ` + m.at + ` ELSE notify_at END`
 	}
 	if m.urgent {
 		set += `, priority = 1`

@@ -114,6 +114,10 @@ func Populate(t testing.TB, db *sql.DB) {
 // filled.
 func Exercise(ctx context.Context, t *testing.T, store storage.Store, clock *Clock) {
 	w := &world{T: t, ctx: ctx, clock: clock, store: store}
+	for _, shard := range []bool{false, true, true} {
+		_, err := store.ServeWith(ctx, shard)
+		require.NoError(t, err)
+	}
 	w.fill("s0001", "new", "other")
 	w.put(activation("activation", "new", "other"))
 	w.put(configuration("new", "second"))

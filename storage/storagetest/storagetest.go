@@ -40,8 +40,11 @@ type Database struct {
 // Run runs the suite. Each test has a database of its own and runs beside the others.
 func Run(t *testing.T, backend Backend) {
 	for _, subject := range [][]test{
-		declarationTests, setTests, importTests, compositionTests, claimTests, holdTests, deviceTests, notifyTests, fanoutTests,
-		overviewTests, numberTests, factTests, summaryTests, fleetTests, deletionTests, progressTests, statusTests, oddStatusTests, foldPropertyTests, summaryPropertyTests, spentTests, eventTests, happeningTests, raceTests, concurrencyTests, transactionTests,
+		declarationTests, setTests, importTests, compositionTests,
+		claimTests, holdTests, deviceTests, notifyTests, fanoutTests, servingTests,
+		overviewTests, numberTests, factTests, summaryTests, summaryPropertyTests, fleetTests,
+		deletionTests, progressTests, statusTests, oddStatusTests, foldPropertyTests,
+		spentTests, eventTests, happeningTests, raceTests, concurrencyTests, transactionTests,
 	} {
 		for _, test := range subject {
 			t.Run(test.name, func(t *testing.T) {

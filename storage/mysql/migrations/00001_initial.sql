@@ -138,6 +138,15 @@ CREATE TABLE IF NOT EXISTS fanouts (
     KEY fanouts_due (due_at)
 ) ENGINE = InnoDB DEFAULT CHARACTER SET = utf8mb4 COLLATE = utf8mb4_bin;
 
+CREATE TABLE IF NOT EXISTS serving (
+    id          TINYINT NOT NULL,
+    shard       TINYINT NULL,
+    switched_at BIGINT  NULL,
+    PRIMARY KEY (id)
+) ENGINE = InnoDB DEFAULT CHARACTER SET = utf8mb4 COLLATE = utf8mb4_bin;
+
+INSERT IGNORE INTO serving (id) VALUES (1);
+
 CREATE TABLE IF NOT EXISTS status_reports (
     id            BIGINT         NOT NULL AUTO_INCREMENT,
     enrollment_id VARBINARY(255) NOT NULL,

@@ -139,6 +139,15 @@ CREATE TABLE fanouts (
 ) WITHOUT ROWID;
 CREATE INDEX fanouts_due ON fanouts (due_at);
 
+CREATE TABLE serving (
+    id                      INTEGER NOT NULL,
+    shard                   INTEGER NULL,
+    switched_at             INTEGER NULL,
+    PRIMARY KEY (id)
+);
+
+INSERT INTO serving (id) VALUES (1);
+
 CREATE TABLE status_reports (
     id                      INTEGER PRIMARY KEY AUTOINCREMENT,
     enrollment_id           TEXT    NOT NULL,
