@@ -90,6 +90,10 @@ func (t *tx) commandResult(id, outcome, text string) error {
 	return err
 }
 
+// maxEarlyResults bounds the results that are kept of one enrollment, which may be of anybody's commands: more do not come
+// while one request to the MDM is answered.
+const maxEarlyResults = 20
+
 // keepEarlyResult keeps the result of a command until it is known whether it is one of ours. Collect deletes it when it is
 // not. A final result is not replaced. The enrollment's row is held.
 func (t *tx) keepEarlyResult(event storage.Event) error {
@@ -101,6 +105,11 @@ func (t *tx) keepEarlyResult(event storage.Event) error {
 	known, err := t.exists(`SELECT 1 FROM early_results WHERE enrollment_id = ? AND command_uuid = ?`,
 		event.ID, event.CommandUUID)
 	if err != nil || known {
+		return err
+	}
+	full, err := t.exists(`SELECT 1 FROM early_results WHERE enrollment_id = ? ORDER BY command_uuid LIMIT 1 OFFSET ?`,
+		event.ID, maxEarlyResults-1)
+	if err != nil || full {
 		return err
 	}
 	_, err = t.exec(`INSERT INTO early_results (enrollment_id, command_uuid, outcome, error, received_at)

@@ -27,6 +27,7 @@ var eventTests = []test{
 	{"CommandResults", commandResults},
 	{"CommandResultsOfOthers", commandResultsOfOthers},
 	{"CommandResultsBeforeTheAnswer", commandResultsBeforeTheAnswer},
+	{"ResultsOfManyCommands", resultsOfManyCommands},
 	{"EventsOfAnyForm", eventsOfAnyForm},
 }
 

@@ -1,6 +1,7 @@
 package storagetest
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -317,4 +318,18 @@ func commandResultsBeforeTheAnswer(w *world) {
 	_, err := w.store.Collect(w.ctx, time.Minute, 100)
 	require.NoError(w, err)
 	require.Zero(w, w.count(`SELECT COUNT(*) FROM early_results`))
+}
+
+// resultsOfManyCommands checks that results of commands that may be anybody's are not kept without end.
+func resultsOfManyCommands(w *world) {
+	w.assignAll("s", "e", "other")
+	require.Len(w, w.claim(lease), 2)
+	for i := range 50 {
+		w.apply(result(fmt.Sprint("anybody's-", i), "NotNow", ""))
+	}
+	require.Equal(w, 20, w.count(`SELECT COUNT(*) FROM early_results`))
+	early := result("of another enrollment", "Acknowledged", "")
+	early.ID = "other"
+	w.apply(early)
+	require.Equal(w, 21, w.count(`SELECT COUNT(*) FROM early_results`))
 }
