@@ -5,10 +5,12 @@ PACKAGES  ?= ./...
 TESTFLAGS ?= -race -timeout 15m
 BENCH     ?= .
 BENCHTIME ?= 1s
+SOAK      ?= 1h
+SOAK_SPEED ?= 24
 RUN_FLAGS ?=
 
 .DEFAULT_GOAL := build
-.PHONY: build run test test-quick bench check fmt generate release image clean help
+.PHONY: build run test test-quick bench soak check fmt generate release image clean help
 
 build: ## build bin/decree, a static binary
 	CGO_ENABLED=0 go build -trimpath -ldflags "-X main.version=$(VERSION)" -o bin/ ./cmd/...
@@ -25,6 +27,10 @@ test-quick: ## run the tests that need no database server (PACKAGES)
 
 bench: ## run the benchmarks, on databases that are as durable as in production (PACKAGES, BENCH, BENCHTIME)
 	go run ./tools/testdb -durable -postgres=false -- go test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) $(PACKAGES)
+
+soak: ## run a day of mixed load in an hour, on both databases (SOAK: how long, SOAK_SPEED: how much faster the clock goes)
+	go run ./tools/testdb -postgres=false -- go test -count=1 -run '^TestSoak$$' -v -timeout 0 ./cmd/decree \
+		-soak $(SOAK) -soak-speed $(SOAK_SPEED)
 
 check: ## run everything that a change must pass besides the tests
 	@tools/check.sh

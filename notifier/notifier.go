@@ -48,6 +48,8 @@ type Config struct {
 	Check time.Duration
 	// Poll is how often the queue is looked at when nothing wakes the notifier; 250 ms.
 	Poll time.Duration
+	// Speed is how much faster the queue's clock goes than this process's; 1. More is for tests.
+	Speed int
 }
 
 const (
@@ -107,6 +109,9 @@ func New(config Config) *Notifier {
 	}
 	if config.Check <= 0 {
 		config.Check = 6 * time.Hour
+	}
+	if config.Speed <= 0 {
+		config.Speed = 1
 	}
 	if config.Observer == nil {
 		config.Observer = nobody{}
@@ -241,7 +246,8 @@ func (n *Notifier) tell(ctx, sending context.Context, done *sync.WaitGroup) (mor
 	if limit == 0 {
 		return n.pause(ctx, n.config.Poll/10)
 	}
-	lease := storage.Lease{ID: rand.Int64N(1<<62) + 1, Duration: leaseDuration} // #nosec G404 -- it has to be unique, not secret
+	// #nosec G404 -- it has to be unique, not secret
+	lease := storage.Lease{ID: rand.Int64N(1<<62) + 1, Duration: leaseDuration * time.Duration(n.config.Speed)}
 	until := time.Now().Add(sendWithin)
 	claimed, err := n.config.Queue.Claim(ctx, lease, limit)
 	if err != nil {
@@ -390,7 +396,7 @@ func (n *Notifier) tryFinalise(ctx context.Context, lease storage.Lease, outcome
 
 // collect deletes what is old, now and then.
 func (n *Notifier) collect(ctx context.Context) {
-	ticker := time.NewTicker(collectInterval)
+	ticker := time.NewTicker(collectInterval / time.Duration(n.config.Speed))
 	defer ticker.Stop()
 	for {
 		for more := true; more && ctx.Err() == nil; {

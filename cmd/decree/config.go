@@ -47,6 +47,15 @@ type config struct {
 	logFormat      string
 	debug          bool
 	printVersion   bool
+	pace           pace
+}
+
+// pace is how fast time goes by. No flag sets it: it is for tests in which a day is to be over in minutes. Then the
+// clock goes faster by which the database, and the MDM's events, tell when something was; how long a request may take,
+// and how often there is a look at something, stays as it is. The zero value is the real time.
+type pace struct {
+	speed int
+	clock func() time.Time // nil: everybody's own
 }
 
 // listenConfig is where the server listens. What has no address of its own is served at the first.

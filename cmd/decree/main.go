@@ -101,6 +101,11 @@ func serve(ctx context.Context, args, environ []string, stdout, stderr io.Writer
 		_, err := fmt.Fprintln(stdout, version)
 		return err
 	}
+	return serveConfig(ctx, config, stdout, stderr)
+}
+
+// serveConfig starts the server, and stops it when the context ends or it fails.
+func serveConfig(ctx context.Context, config *config, stdout, stderr io.Writer) error {
 	p, err := start(ctx, config, stdout, stderr)
 	if err != nil {
 		return err

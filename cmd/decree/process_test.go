@@ -31,6 +31,7 @@ var built struct {
 const storiesAtOnce = 6
 
 func TestMain(m *testing.M) {
+	serveSoak()
 	flag.Parse()
 	given := false
 	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })

@@ -140,7 +140,7 @@ func (p *program) register(config *config, composer *compositor.Compositor, dump
 	})
 	webhook.Register(p.sites.ddm.mux, webhook.Config{
 		Store: p.store, Key: config.webhookKey, Wake: p.notifier.Wake,
-		EnrollSets: sets.of, RemoveSets: config.checkoutSets == "remove",
+		EnrollSets: sets.of, RemoveSets: config.checkoutSets == "remove", Now: config.pace.clock,
 	})
 	p.registerMetrics(config, composer, keys)
 	for _, site := range p.sites.all() {
@@ -184,7 +184,7 @@ func (p *program) serve(config *config) {
 func (p *program) followEvents(config *config) {
 	sequencer := eventlog.SequencerConfig{Log: p.store, Logger: p.logger, Busy: p.busy}
 	if config.events.url != "" {
-		poster := eventlog.PosterConfig{Deliveries: p.store, URL: config.events.url, Logger: p.logger}
+		poster := eventlog.PosterConfig{Deliveries: p.store, URL: config.events.url, Logger: p.logger, Speed: config.pace.speed}
 		if config.events.key != "" {
 			poster.Sign = func(header http.Header, body []byte) {
 				header.Set(edge.SignatureHeader, edge.Signature(config.events.key, body))
@@ -202,7 +202,7 @@ func openStore(ctx context.Context, config *config, logger *slog.Logger) (*sqlst
 	if err != nil {
 		return nil, err
 	}
-	options.Logger = logger
+	options.Logger, options.Clock = logger, config.pace.clock
 	open := sqlite.Open
 	if config.storage == "mysql" {
 		open = mysql.Open
@@ -221,6 +221,7 @@ func newNotifier(
 	settings := notifier.Config{
 		Queue: store, Compositor: composer, Logger: logger, Observer: metrics, Check: config.notify.interval,
 		Rate: config.notify.rate, Batch: config.notify.batch, Workers: config.notify.workers,
+		Speed: config.pace.speed,
 	}
 	if config.enqueueURL == "" {
 		logger.Warn("there is no -enqueue: devices are not told of changes, and see them when they ask by themselves")

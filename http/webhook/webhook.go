@@ -30,10 +30,15 @@ type Config struct {
 	RemoveSets bool
 	// Wake, if not nil, is called when an enrollment was marked. It must not block.
 	Wake func()
+	// Now is the clock that the MDM's is compared with; nil: this machine's. Another one is for tests.
+	Now func() time.Time
 }
 
 // Register adds the endpoint to a mux.
 func Register(mux *edge.Mux, config Config) {
+	if config.Now == nil {
+		config.Now = time.Now
+	}
 	mux.HandleOpaque("POST /webhook", handler{config}.webhook, "")
 }
 
@@ -81,7 +86,7 @@ func (h handler) webhook(w http.ResponseWriter, r *http.Request) error {
 		return edge.NewError(http.StatusBadRequest, "the event is not JSON of the expected form: %v", err)
 	}
 	log.Set("topic", received.Topic)
-	e, relevant, err := received.read(time.Now())
+	e, relevant, err := received.read(h.Now())
 	if err != nil {
 		return err
 	}

@@ -53,6 +53,8 @@ type PosterConfig struct {
 	Timeout time.Duration
 	// Interval is after how long the same events are posted again; 1 s. It grows to 60 times that.
 	Interval time.Duration
+	// Speed is how much faster the database's clock goes than this process's; 1. More is for tests.
+	Speed int
 }
 
 // Poster is a value to start and stop. Of several over one database, one works, and another one takes over when it ends.
@@ -76,6 +78,9 @@ func NewPoster(config PosterConfig) *Poster {
 	if config.Interval <= 0 {
 		config.Interval = time.Second
 	}
+	if config.Speed <= 0 {
+		config.Speed = 1
+	}
 	return &Poster{
 		config: config,
 		client: &http.Client{
@@ -90,7 +95,8 @@ func NewPoster(config PosterConfig) *Poster {
 				return http.ErrUseLastResponse // a redirected POST would lose its body
 			},
 		},
-		lease: storage.Lease{ID: rand.Int64N(1<<62) + 1, Duration: leaseDuration}, // #nosec G404 -- it has to be unique, not secret
+		// #nosec G404 -- it has to be unique, not secret
+		lease: storage.Lease{ID: rand.Int64N(1<<62) + 1, Duration: leaseDuration * time.Duration(config.Speed)},
 		wake:  make(chan struct{}, 1),
 	}
 }
