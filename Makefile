@@ -6,7 +6,7 @@ TESTFLAGS ?= -race -timeout 15m
 BENCH     ?= .
 BENCHTIME ?= 1s
 SOAK      ?= 1h
-SOAK_SPEED ?= 24
+SOAK_SPEED ?= 36
 RUN_FLAGS ?=
 
 .DEFAULT_GOAL := build
@@ -28,7 +28,7 @@ test-quick: ## run the tests that need no database server (PACKAGES)
 bench: ## run the benchmarks, on databases that are as durable as in production (PACKAGES, BENCH, BENCHTIME)
 	go run ./tools/testdb -durable -postgres=false -- go test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) $(PACKAGES)
 
-soak: ## run a day of mixed load in an hour, on both databases (SOAK: how long, SOAK_SPEED: how much faster the clock goes)
+soak: ## run a day and a half of mixed load in an hour, on both databases (SOAK: how long, SOAK_SPEED: how much faster the clock goes)
 	go run ./tools/testdb -postgres=false -- go test -count=1 -run '^TestSoak$$' -v -timeout 0 ./cmd/decree \
 		-soak $(SOAK) -soak-speed $(SOAK_SPEED)
 

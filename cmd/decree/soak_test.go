@@ -25,7 +25,7 @@ import (
 // What the soak is like: make soak sets these, and make test has a short one.
 var (
 	soakFor   = flag.Duration("soak", 0, "how long TestSoak goes on; 0: for seconds, with a small fleet")
-	soakSpeed = flag.Int("soak-speed", 24, "how much faster than the real one the clock of a long TestSoak goes")
+	soakSpeed = flag.Int("soak-speed", 36, "how much faster than the real one the clock of a long TestSoak goes")
 	soakFleet = flag.Int("soak-fleet", 3000, "how many devices a long TestSoak has")
 	soakRate  = flag.Int("soak-rate", 150, "how many requests a long TestSoak makes in a second")
 )
