@@ -150,9 +150,6 @@ func (k *soak) readEvents(ctx context.Context) {
 			Events []happening
 			Next   int64
 		}
-		if code == 0 { // the soak is over
-			break
-		}
 		if err := json.Unmarshal(text, &page); code != http.StatusOK || err != nil {
 			k.fail("events after %d: %d %s", next, code, text)
 			return

@@ -156,13 +156,15 @@ func newSoak(t *testing.T, size soakSize, flags []string) *soak {
 // soakTimeout bounds a request of the soak. A server that takes longer fails.
 const soakTimeout = 30 * time.Second
 
-// send makes a request when it is its turn, and returns the answer. The server is at fault for a 5xx.
+// send makes a request when it is its turn, and returns the answer. The server is at fault for a 5xx. What is begun comes to
+// its end also when the soak is over: a device that has left must have said so.
 func (k *soak) send(ctx context.Context, method, path, body string, header http.Header) (int, []byte) {
-	if k.limiter.Wait(ctx) != nil {
-		return 0, nil
-	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), soakTimeout)
 	defer cancel()
+	if err := k.limiter.Wait(ctx); err != nil {
+		k.fail("%s %s: %v", method, path, err)
+		return 0, nil
+	}
 	request, err := http.NewRequestWithContext(ctx, method, k.server.url+path, strings.NewReader(body))
 	if err != nil {
 		k.fail("%s %s: %v", method, path, err)
