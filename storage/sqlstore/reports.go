@@ -237,7 +237,9 @@ func (t *tx) foldReports(folds []*fold) error {
 			t.store.options.Logger.WarnContext(t.ctx, "status report is not folded whole: it says more than is kept of a device",
 				"enrollment_id", f.enrollmentID, "status_id", f.reportID, "left_out", f.leftOut)
 		}
-		t.touchedDeclarations = append(t.touchedDeclarations, f.touched...)
+		if err := t.touchSaid(f); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -459,7 +461,9 @@ func (t *tx) foldAgain(enrollmentID string, after int64) error {
 		if err := f.problems(); err != nil {
 			return err
 		}
-		t.touchedDeclarations = append(t.touchedDeclarations, f.touched...)
+		if err := t.touchSaid(f); err != nil {
+			return err
+		}
 	}
 	t.now = now
 	return t.refreshFacts(enrollmentID)

@@ -67,3 +67,16 @@ func (t *tx) touchSetsOf(enrollmentID string) error {
 	t.touchedSets = append(t.touchedSets, sets...)
 	return err
 }
+
+// maxSaid is of how many declarations a report can say something new before only those are noted that the device should
+// have: no other one counts, and a device can name any number of them.
+const maxSaid = 200
+
+// touchSaid notes the declarations of which a report says something new.
+func (t *tx) touchSaid(f *fold) error {
+	if len(f.touched) > maxSaid {
+		return t.touchSetsOf(f.enrollmentID)
+	}
+	t.touchedDeclarations = append(t.touchedDeclarations, f.touched...)
+	return nil
+}

@@ -276,12 +276,24 @@ func touchedDeclarations(w *world) {
 	require.True(w, w.deleteDeclaration("a"))
 	touched()
 
-	// Too many to remember are all.
-	var many []string
-	for i := range 10_001 {
-		many = append(many, status(fmt.Sprint(i), "1", "valid", `[]`))
+	// A device that speaks of any number of declarations touches those that it should have.
+	many := func(first, count int) string {
+		var said []string
+		for i := range count {
+			said = append(said, status(fmt.Sprint(first+i), "1", "valid", `[]`))
+		}
+		return declared(said...)
 	}
-	w.report("e", declared(many...))
+	w.add("t", "b")
+	w.assign("e", "t")
+	touched("b")
+	w.report("e", many(0, 10_001))
+	touched("b")
+
+	// Too many to remember are all.
+	for i := range 51 {
+		w.report(fmt.Sprint("e", i), many(200*i, 200))
+	}
 	_, all, err := w.store.TouchedDeclarations(w.ctx)
 	require.NoError(w, err)
 	require.True(w, all)
