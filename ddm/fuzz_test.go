@@ -58,6 +58,8 @@ func FuzzParseStatusReport(f *testing.F) {
 	for _, seed := range []string{
 		fullReport, strangeReport, `{}`, `{"StatusItems":{"a":[{"identifier":"x"},{"identifier":"x","_removed":true}]}}`,
 		`{"Errors":[1],"StatusItems":{"a.b":{},"a":{"b":null}}}`, `[`, strings.Repeat(`{"StatusItems":`, 70),
+		`{"StatusItems":{"a":{"b":1},"a":2,"a.b":{},"\u0061":{"c":[],"c":3}},"StatusItems":{"FullReport":true,"FullReport":0}}`,
+		`{"StatusItems":{"management":{"declarations":{"assets":[{"identifier":"a"}],"assets":5}},"management.declarations":{}}}`,
 	} {
 		f.Add([]byte(seed))
 	}
