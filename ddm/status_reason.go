@@ -2,20 +2,20 @@ package ddm
 
 import "strings"
 
-// UnknownCode stands for the code of an error that has none.
-const UnknownCode = "unknown"
+// unknownCode stands for the code of an error that has none.
+const unknownCode = "unknown"
 
 // ReasonCode returns the first code in a list of reasons, given as JSON text,
-// that is one of an error, or else the first, or UnknownCode. Of a code longer
+// that is one of an error, or else the first, or "unknown". Of a code longer
 // than 255 octets the start is kept, with a hash. That an activation's
 // predicate is false, or that nothing activates a declaration, is no error:
 // such codes begin with Info. Apple: status/statusreason.yaml.
 func ReasonCode(reasons []byte) (code string, isError bool) {
 	s := &scanner{data: reasons}
 	if s.space(); s.peek() != '[' {
-		return UnknownCode, false
+		return unknownCode, false
 	}
-	code = UnknownCode
+	code = unknownCode
 	first := true
 	err := s.array(func(int) error {
 		one, err := s.reason()
@@ -29,7 +29,7 @@ func ReasonCode(reasons []byte) (code string, isError bool) {
 		return err
 	})
 	if err != nil {
-		return UnknownCode, false
+		return unknownCode, false
 	}
 	return boundedName(code), isError
 }
