@@ -1,10 +1,8 @@
 package sqlstore
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"database/sql"
-	"encoding/binary"
 	"maps"
 	"slices"
 	"strings"
@@ -319,33 +317,6 @@ func (f *fold) values(rows *foldedRows) error {
 		f.changed = append(f.changed, row[4].(string))
 	}
 	return nil
-}
-
-// fits reports whether there is room for a value: for itself, and with all that is known and that the report has so far.
-func (f *fold) fits(value, stored []byte) (bool, error) {
-	if len(value) <= lightBytes || len(stored) > maxPackedBytes {
-		return len(stored) <= maxPackedBytes, nil
-	}
-	if f.keptBytes == 0 {
-		if err := queryRows(f.tx.ctx, f.tx.raw, func(rows *sql.Rows) error {
-			var length int64
-			var begin, end []byte
-			err := rows.Scan(&length, &begin, &end)
-			if bytes.Equal(begin, packedMagic) {
-				length = int64(binary.LittleEndian.Uint32(end)) // gzip ends with how long it was
-			}
-			f.keptBytes += length
-			return err
-		}, `SELECT LENGTH(value), SUBSTR(value, 1, 2), SUBSTR(value, -4) FROM status_values WHERE enrollment_id = ?`,
-			f.enrollmentID); err != nil {
-			return false, err
-		}
-	}
-	if f.keptBytes+int64(len(value)) > maxKeptBytes {
-		return false, nil
-	}
-	f.keptBytes += int64(len(value))
-	return true, nil
 }
 
 // merged reports whether what is known of a path stays but for what the report says of it: a list of keyed objects, where
