@@ -49,17 +49,17 @@ func copyDatabase(ctx context.Context, path, beside string) (partial string, err
 	if err != nil {
 		return "", err
 	}
-	partial = file.Name()
+	name := file.Name() // which partial is not any more when an error is returned
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, removeAll(partial))
+			err = errors.Join(err, removeAll(name))
 		}
 	}()
 	// One transaction that reads, so that the server's go on; SQLite's own backup would begin anew at each of them.
-	if _, err := db.ExecContext(ctx, `VACUUM INTO ?`, partial); err != nil {
+	if _, err := db.ExecContext(ctx, `VACUUM INTO ?`, name); err != nil {
 		return "", errors.Join(fmt.Errorf("copying %s: %w", path, err), file.Close())
 	}
-	return partial, errors.Join(file.Sync(), file.Close())
+	return name, errors.Join(file.Sync(), file.Close())
 }
 
 // place gives a file its final name, unless something has that name.
