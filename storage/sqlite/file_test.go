@@ -61,6 +61,27 @@ func TestRelativeFileName(t *testing.T) {
 	}
 }
 
+// TestOnlyTheOwnerReads: declarations and reports are nobody else's business, and who wants it otherwise says so once.
+func TestOnlyTheOwnerReads(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "decree.db")
+	modes := func() (modes []os.FileMode) {
+		for _, suffix := range []string{"", "-wal", "-shm"} {
+			info, err := os.Stat(path + suffix)
+			require.NoError(t, err)
+			modes = append(modes, info.Mode())
+		}
+		return modes
+	}
+	store, err := Open(t.Context(), path, sqlstore.Options{})
+	require.NoError(t, err)
+	require.Equal(t, []os.FileMode{0o600, 0o600, 0o600}, modes())
+	require.NoError(t, store.Close())
+	require.NoError(t, os.Chmod(path, 0o640)) // #nosec G302 -- a group that makes backups
+	openStore(t, path)
+	require.Equal(t, []os.FileMode{0o640, 0o640, 0o640}, modes())
+}
+
 func TestOpenErrors(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/url"
+	"os"
 	"runtime"
 	"time"
 
@@ -22,9 +23,12 @@ import (
 //go:embed migrations/*.sql
 var migrations embed.FS
 
-// Open opens the database in the file at path, which is created if it does not exist, and brings its schema up to
-// date. The directory must exist.
+// Open opens the database in the file at path, which is created if it does not exist, for its owner only, and brings its
+// schema up to date. The directory must exist.
 func Open(ctx context.Context, path string, options sqlstore.Options) (*sqlstore.Store, error) {
+	if err := create(path); err != nil {
+		return nil, fmt.Errorf("opening %s: %w", path, err)
+	}
 	write, err := open(path, url.Values{"_txlock": {"immediate"}})
 	if err != nil {
 		return nil, err
@@ -41,6 +45,19 @@ func Open(ctx context.Context, path string, options sqlstore.Options) (*sqlstore
 	read.SetMaxOpenConns(readers)
 	read.SetMaxIdleConns(readers)
 	return sqlstore.New(ctx, read, write, dialect, options)
+}
+
+// create makes the file if there is none. SQLite would let everybody read it whom the umask lets, and gives its companions
+// the mode of the file. One that is there is not opened: closing it would take the locks that this process has on it.
+func create(path string) error {
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600) // #nosec G304 -- the operator names it
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return file.Close()
 }
 
 // open returns a handle whose connections have the settings that Decree relies on.
