@@ -177,6 +177,10 @@ func TestCannotStart(t *testing.T) {
 		},
 		{"a DSN that is none", []string{"-storage", "mysql", "-storage-dsn", "user:secret"}, []string{"-storage mysql", "DSN"}},
 		{
+			"a DSN with a slash in the wrong place", []string{"-storage", "mysql", "-storage-dsn", "user:secret/decree"},
+			[]string{"-storage mysql", "user:password@tcp(host:3306)/name"},
+		},
+		{
 			"a DSN without database", []string{"-storage", "mysql", "-storage-dsn", "user:secret@tcp(127.0.0.1:1)/"},
 			[]string{"-storage mysql", "database"},
 		},

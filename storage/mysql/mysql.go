@@ -15,16 +15,17 @@ import (
 	"github.com/go-sql-driver/mysql"
 	"github.com/pressly/goose/v3"
 
+	"github.com/decree-ddm/decree/storage/mysql/dsn"
 	"github.com/decree-ddm/decree/storage/sqlstore"
 )
 
 //go:embed migrations/*.sql
 var migrations embed.FS
 
-// Open connects to the database that dsn names, in the form of github.com/go-sql-driver/mysql, and brings its schema
-// up to date. Settings that Decree relies on are forced, whatever dsn says.
-func Open(ctx context.Context, dsn string, options sqlstore.Options) (*sqlstore.Store, error) {
-	connector, err := newConnector(dsn)
+// Open connects to the database that a DSN names, in the form of github.com/go-sql-driver/mysql, and brings its schema
+// up to date. Settings that Decree relies on are forced, whatever the DSN says.
+func Open(ctx context.Context, name string, options sqlstore.Options) (*sqlstore.Store, error) {
+	connector, err := newConnector(name)
 	if err != nil {
 		return nil, fmt.Errorf("reading the DSN: %w", err)
 	}
@@ -39,8 +40,8 @@ func Open(ctx context.Context, dsn string, options sqlstore.Options) (*sqlstore.
 }
 
 // OpenExisting connects as Open does, and migrates nothing: a database with another schema than this program's is refused.
-func OpenExisting(ctx context.Context, dsn string, options sqlstore.Options) (*sqlstore.Store, error) {
-	connector, err := newConnector(dsn)
+func OpenExisting(ctx context.Context, name string, options sqlstore.Options) (*sqlstore.Store, error) {
+	connector, err := newConnector(name)
 	if err != nil {
 		return nil, fmt.Errorf("reading the DSN: %w", err)
 	}
@@ -52,13 +53,10 @@ func OpenExisting(ctx context.Context, dsn string, options sqlstore.Options) (*s
 }
 
 // newConnector returns what makes connections with the settings that Decree relies on.
-func newConnector(dsn string) (driver.Connector, error) {
-	config, err := mysql.ParseDSN(dsn)
+func newConnector(name string) (driver.Connector, error) {
+	config, err := dsn.Parse(name)
 	if err != nil {
 		return nil, err
-	}
-	if config.DBName == "" {
-		return nil, errors.New("it names no database")
 	}
 	force(config)
 	base, err := mysql.NewConnector(config)

@@ -12,6 +12,7 @@ import (
 	"github.com/go-sql-driver/mysql"
 
 	"github.com/decree-ddm/decree/storage/importer"
+	"github.com/decree-ddm/decree/storage/mysql/dsn"
 )
 
 // Source is an importer.Source over the tables of KMFDDM (its storage/mysql/schema.sql). It is for one goroutine.
@@ -22,15 +23,12 @@ type Source struct {
 
 var _ importer.Source = (*Source)(nil)
 
-// Open connects to the database that dsn names, in the form of github.com/go-sql-driver/mysql. The context is for the whole
+// Open connects to the database that a DSN names, in the form of github.com/go-sql-driver/mysql. The context is for the whole
 // life of the source.
-func Open(ctx context.Context, dsn string) (*Source, error) {
-	config, err := mysql.ParseDSN(dsn)
+func Open(ctx context.Context, name string) (*Source, error) {
+	config, err := dsn.Parse(name)
 	if err != nil {
 		return nil, fmt.Errorf("reading the DSN: %w", err)
-	}
-	if config.DBName == "" {
-		return nil, errors.New("reading the DSN: it names no database")
 	}
 	config.Loc, config.MultiStatements = time.UTC, false
 	if config.Timeout == 0 {
