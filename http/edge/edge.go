@@ -101,7 +101,7 @@ func (m *Mux) unrouted(w http.ResponseWriter, r *http.Request) error {
 		return NewError(http.StatusNotFound, "there is nothing at this path")
 	}
 	w.Header().Set("Allow", strings.Join(allowed, ", "))
-	return NewError(http.StatusMethodNotAllowed, "%s is not allowed here", r.Method)
+	return NewError(http.StatusMethodNotAllowed, "%s is not allowed here", shortened(r.Method, maxText))
 }
 
 // adapt turns a handler that returns errors into one of net/http's, and logs.
@@ -113,13 +113,7 @@ func (m *Mux) adapt(pattern string, opaque bool, handler HandlerFunc) http.Handl
 		event := &Event{header: r.Header}
 		answer := &answer{ResponseWriter: w}
 		var err error
-		defer func() {
-			code := answer.status()
-			if wentAway(r, err) {
-				code = StatusClientGone
-			}
-			route.observer.Ended(code, m.now().Sub(start))
-		}()
+		defer func() { route.observer.Ended(outcome(r, answer, err), m.now().Sub(start)) }()
 		err = m.call(handler, answer, r.WithContext(context.WithValue(r.Context(), eventKey{}, event)))
 		cut := err != nil && answer.wrote
 		if err != nil && !cut {
@@ -168,17 +162,39 @@ func (m *Mux) log(
 	}
 	attributes := []slog.Attr{
 		slog.String("trace_id", event.TraceID()),
-		slog.String("method", r.Method),
+		slog.String("method", shortened(r.Method, maxText)),
 		slog.String("route", pattern),
-		slog.Int("status", answer.status()),
+		slog.Int("status", outcome(r, answer, err)),
 		slog.Duration("duration", duration),
 		slog.String("remote", r.RemoteAddr),
 	}
 	attributes = append(attributes, event.attributes()...)
 	if text != "" {
-		attributes = append(attributes, slog.String("error", text))
+		attributes = append(attributes, slog.String("error", shortened(text, maxErrorText)))
 	}
 	m.logger.LogAttrs(r.Context(), level, "request", attributes...)
+}
+
+// outcome is the code that a request is counted and logged with.
+func outcome(r *http.Request, answer *answer, err error) int {
+	if wentAway(r, err) {
+		return StatusClientGone
+	}
+	return answer.status()
+}
+
+// What strangers send is in log lines, which must not be as long as what they may send. Errors have stacks in them.
+const (
+	maxText      = 1 << 10
+	maxErrorText = 16 << 10
+)
+
+// shortened returns what a log line has of a text, of which it keeps limit octets.
+func shortened(text string, limit int) string {
+	if len(text) <= limit {
+		return text
+	}
+	return strings.ToValidUTF8(text[:limit], "") + "…"
 }
 
 // answer remembers what was answered.
@@ -242,11 +258,11 @@ func (e *Event) TraceID() string {
 	return e.trace.ID()
 }
 
-// Set adds an attribute. Payloads and secrets have no place in it.
+// Set adds an attribute, of which what is long is shortened. Payloads and secrets have no place in it.
 func (e *Event) Set(key, value string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.attrs = append(e.attrs, slog.String(key, value))
+	e.attrs = append(e.attrs, slog.String(key, shortened(value, maxText)))
 }
 
 // Quiet says that a success is worth a debug line only.

@@ -2,6 +2,7 @@ package edge
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -103,6 +104,46 @@ func TestAnErrorIsLoggedAndNotShown(t *testing.T) {
 	got := request(mux, "GET", "/opaque")
 	require.JSONEq(t, `{"error":"not found"}`, got.Body.String())
 	require.Contains(t, log.String(), "a secret")
+}
+
+// TestLongTextsAreShortened: who may send much cannot fill the log with it.
+func TestLongTextsAreShortened(t *testing.T) {
+	t.Parallel()
+	mux, log := serve()
+	long := strings.Repeat("é", 1<<20)
+	mux.Handle("GET /things", func(_ http.ResponseWriter, r *http.Request) error {
+		EventOf(r.Context()).Set("thing", long)
+		return NewError(http.StatusBadRequest, "there is no %s", long)
+	})
+	got := request(mux, "GET", "/things")
+	require.Equal(t, http.StatusBadRequest, got.Code)
+	require.Contains(t, log.String(), `"thing":"éé`)
+	require.Contains(t, log.String(), `"error":"there is no éé`)
+	require.Less(t, log.Len(), 20<<10)
+	log.Reset()
+
+	r := httptest.NewRequest(http.MethodGet, "/things", nil)
+	r.Method = strings.Repeat("M", 1<<20)
+	recorder := httptest.NewRecorder()
+	mux.ServeHTTP(recorder, r)
+	require.Equal(t, http.StatusMethodNotAllowed, recorder.Code)
+	require.Contains(t, log.String(), `"method":"MM`)
+	require.Less(t, log.Len()+recorder.Body.Len(), 10<<10)
+}
+
+// TestWhoWentAway is logged as it is counted, and not with an answer that nobody got.
+func TestWhoWentAway(t *testing.T) {
+	t.Parallel()
+	mux, log := serve()
+	ctx, leave := context.WithCancel(t.Context())
+	mux.Handle("GET /long", func(_ http.ResponseWriter, r *http.Request) error {
+		leave()
+		return fmt.Errorf("reading: %w", r.Context().Err())
+	})
+	mux.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/long", nil).WithContext(ctx))
+	require.Contains(t, log.String(), `"level":"INFO"`)
+	require.Contains(t, log.String(), `"status":499`)
+	require.Contains(t, log.String(), "the client went away")
 }
 
 // TestHalfAnAnswer must be seen to be one: the connection is cut.
