@@ -73,6 +73,44 @@ func TestSites(t *testing.T) {
 	}
 }
 
+// TestNoWayAround checks that no way of writing a request leads from the address of the MDM or of those who watch to what is
+// at another one, and that each request has its line in the log.
+func TestNoWayAround(t *testing.T) {
+	t.Parallel()
+	p := startBinary(t, "-listen-ddm", "127.0.0.1:0", "-listen-metrics", "127.0.0.1:0")
+	main := strings.TrimPrefix(p.server().url, "http://")
+	ask := func(address, line string) string {
+		connection, err := net.Dial("tcp", address)
+		require.NoError(t, err)
+		defer connection.Close()
+		require.NoError(t, connection.SetDeadline(time.Now().Add(patience)))
+		_, err = fmt.Fprintf(connection, "%s HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\nConnection: close\r\n\r\n",
+			line, main, testKey)
+		require.NoError(t, err)
+		answer, err := io.ReadAll(connection)
+		require.NoError(t, err)
+		return string(answer)
+	}
+	lines := []string{
+		"GET /v1/sets", "GET //v1/sets", "GET /./v1/sets", "GET /tokens/../v1/sets", "GET /%76%31/sets", "GET /v1%2fsets",
+		"GET /%2e%2e/v1/sets", "GET http://" + main + "/v1/sets", "GET http://" + main, "CONNECT " + main, "CONNECT /v1/sets",
+		"OPTIONS *", "OPTIONS /v1/sets", "TRACE /v1/sets", "GET /version", "GET /v1/sets?x=/metrics", "HEAD /v1/sets",
+	}
+	require.Contains(t, ask(main, "GET /%76%31/sets"), "200 OK", "it is one of the ways to write it")
+	for _, address := range []string{p.address("ddm_address"), p.address("metrics_address")} {
+		for _, line := range lines {
+			require.Regexp(t, `^HTTP/1\.1 40[045] `, ask(address, line), line)
+		}
+	}
+	require.Regexp(t, `^HTTP/1\.1 404 `, ask(p.address("ddm_address"), "GET /metrics"))
+	require.Regexp(t, `^HTTP/1\.1 404 `, ask(main, "GET /metrics"))
+	require.NoError(t, p.cmd.Process.Signal(syscall.SIGTERM))
+	require.NoError(t, p.wait(patience))
+	require.Equal(t, 2*len(lines)+2, strings.Count(p.stderr.String(), "msg=request"))
+	require.Contains(t, p.stderr.String(), "method=OPTIONS")
+	require.NotContains(t, p.stderr.String(), testKey)
+}
+
 // TestDeviceAtItsOwnAddress checks the whole way of a change with the device side apart, and that a device, which chooses
 // its paths, does not get from there to the API even with its key.
 func TestDeviceAtItsOwnAddress(t *testing.T) {

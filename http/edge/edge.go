@@ -4,6 +4,7 @@ package edge
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -134,11 +135,19 @@ func (m *Mux) call(handler HandlerFunc, w http.ResponseWriter, r *http.Request) 
 			if p == http.ErrAbortHandler {
 				panic(p)
 			}
-			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+			err = &panicError{p, debug.Stack()}
 		}
 	}()
 	return handler(w, r)
 }
+
+// panicError is a defect of the program's, whatever was answered before.
+type panicError struct {
+	value any
+	stack []byte
+}
+
+func (e *panicError) Error() string { return fmt.Sprintf("panic: %v\n%s", e.value, e.stack) }
 
 func (m *Mux) log(
 	r *http.Request, pattern string, event *Event, answer *answer, err error, duration time.Duration,
@@ -153,7 +162,8 @@ func (m *Mux) log(
 		text = "the client went away"
 	default:
 		text = err.Error()
-		if answer.status() >= 500 {
+		var panicked *panicError
+		if answer.status() >= 500 || errors.As(err, &panicked) {
 			level = slog.LevelError
 		}
 	}

@@ -167,6 +167,20 @@ func TestHalfAnAnswer(t *testing.T) {
 	require.NoError(t, response.Body.Close())
 }
 
+// TestAPanicInMidAnswer is an error in the log, though the answer had begun well.
+func TestAPanicInMidAnswer(t *testing.T) {
+	t.Parallel()
+	mux, log := serve()
+	mux.Handle("GET /half", func(w http.ResponseWriter, _ *http.Request) error {
+		w.WriteHeader(http.StatusOK)
+		panic("the table is gone")
+	})
+	require.PanicsWithValue(t, http.ErrAbortHandler, func() { request(mux, "GET", "/half") })
+	require.Contains(t, log.String(), `"level":"ERROR"`)
+	require.Contains(t, log.String(), "panic: the table is gone")
+	require.Contains(t, log.String(), "edge_test.go", "the stack")
+}
+
 // TestTraces checks that a request is logged under the trace that it came with, and that who is told of an error is told of
 // the same one.
 func TestTraces(t *testing.T) {
