@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
@@ -216,6 +217,9 @@ func parseConfig(args, environ []string, output io.Writer) (*config, error) {
 	if c.checkoutSets != "keep" && c.checkoutSets != "remove" {
 		return nil, fmt.Errorf("-checkout-sets %q is neither keep nor remove", c.checkoutSets)
 	}
+	if err := validateOrigin(c.corsOrigin); err != nil {
+		return nil, err
+	}
 	if _, err := parseEnrollSets(c.enrollSets); err != nil {
 		return nil, err
 	}
@@ -243,6 +247,18 @@ func (c *config) validateStorage() error {
 		}
 	default:
 		return fmt.Errorf("-storage %q is neither sqlite nor mysql", c.storage)
+	}
+	return nil
+}
+
+// validateOrigin checks -cors-origin: browsers compare it letter by letter, and what is no origin is that of no page.
+func validateOrigin(origin string) error {
+	if origin == "" || origin == "*" {
+		return nil
+	}
+	if http.NewCrossOriginProtection().AddTrustedOrigin(origin) != nil || strings.ToLower(origin) != origin {
+		return fmt.Errorf("-cors-origin %q is neither * nor like https://console.example.com, in lower case and without a "+
+			"slash at its end", origin)
 	}
 	return nil
 }

@@ -75,6 +75,12 @@ func TestFlags(t *testing.T) {
 		{"a key for no events", []string{"-api", "k", "-event-hmac-key", "x"}, nil, []string{"-event-hmac-key", "-event-url"}},
 		{"one key for all", []string{"-api", "k", "-webhook-hmac-key", "x", "-dm-verify-hmac-key", "x"}, nil,
 			[]string{"-webhook-hmac-key", "-dm-verify-hmac-key"}},
+		{"an origin", []string{"-api", "k", "-cors-origin", "https://console.example.com:8443"}, nil, nil},
+		{"any origin", []string{"-api", "k", "-cors-origin", "*"}, nil, nil},
+		{"an origin with a slash", []string{"-api", "k", "-cors-origin", "https://h/"}, nil, []string{"-cors-origin", `"https://h/"`}},
+		{"an origin in capitals", []string{"-api", "k", "-cors-origin", "https://H"}, nil, []string{"-cors-origin", `"https://H"`}},
+		{"an origin without scheme", []string{"-api", "k", "-cors-origin", "h.example.com"}, nil, []string{"-cors-origin", "https://"}},
+		{"two origins", []string{"-api", "k", "-cors-origin", "https://a,https://b"}, nil, []string{"-cors-origin"}},
 		{"no boolean", []string{"-api", "k", "-shard=maybe"}, nil, []string{"shard", "maybe"}},
 		{"no boolean in the environment", []string{"-api", "k"}, []string{"DECREE_SHARD=maybe"}, []string{"shard", "DECREE_SHARD"}},
 	} {
