@@ -44,6 +44,8 @@ type EventOptions struct {
 	EnrollSets []string
 	// RemoveSets has an enrollment that leaves lose its sets.
 	RemoveSets bool
+	// Change is for the log of changes, if sets are assigned or removed.
+	Change ChangeOptions
 }
 
 // Events applies what the MDM tells.

@@ -47,7 +47,8 @@ type EnrollmentSet struct {
 
 // Importer takes over what another server has. Each call is one transaction, which takes those of its rows that can be
 // taken, and returns a result for each. An error besides means that none was. What changes follows the rules of any change:
-// set versions are renewed, and enrollments marked.
+// set versions are renewed, and enrollments marked. In the log of changes each call that changes something has a row with
+// ActionImport, which tells whom it has reached, and besides a row for each declaration and each member of a set.
 type Importer interface {
 	// ImportDeclarations puts declarations, of which no two have the same identifier, with the ServerTokens that they
 	// come with. A declaration with the same content takes the ServerToken that comes, and one that is known to be as

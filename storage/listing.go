@@ -71,5 +71,5 @@ type Overview interface {
 	// QueueNumbers counts. Numbers that change meanwhile need not fit each other.
 	QueueNumbers(ctx context.Context) (QueueNumbers, error)
 	// DeleteEnrollment forgets an enrollment, its sets and its status, and reports whether there was anything.
-	DeleteEnrollment(ctx context.Context, id string) (changed bool, err error)
+	DeleteEnrollment(ctx context.Context, id string, options ChangeOptions) (changed bool, err error)
 }

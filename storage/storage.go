@@ -15,12 +15,14 @@ import (
 	"github.com/decree-ddm/decree/ddm"
 )
 
-// ChangeOptions says how a change reaches devices.
+// ChangeOptions says who makes a change, and how it reaches devices.
 type ChangeOptions struct {
-	// ChangeID names the change in logs and on its fan-out rows.
+	// ChangeID names the change in logs and in the log of changes.
 	ChangeID string
 	// Held is nonotify: what is desired changes, and nobody is told until something else tells them.
 	Held bool
+	// By is who makes the change, for the log of changes: the name of an API key, or one of ByEvent, ByImport and ByRestore.
+	By string
 }
 
 // Page selects a piece of a list that is sorted by bytes: at most Limit (which must be positive) elements that
@@ -40,7 +42,7 @@ type Declarations interface {
 	TouchDeclaration(ctx context.Context, identifier string, options ChangeOptions) error
 	// DeleteDeclaration reports whether there was something to delete. It returns *InUseError while a set holds the
 	// declaration or another declaration refers to it.
-	DeleteDeclaration(ctx context.Context, identifier string) (changed bool, err error)
+	DeleteDeclaration(ctx context.Context, identifier string, options ChangeOptions) (changed bool, err error)
 	// Declaration returns a declaration as it is now, or ErrNotFound.
 	Declaration(ctx context.Context, identifier string) (*ddm.Declaration, error)
 	// DeclarationIdentifiers lists all identifiers.
@@ -83,6 +85,7 @@ type Store interface {
 	Enrollments
 	Compositions
 	Notifications
+	Changes
 	Serving
 	Statuses
 	Events

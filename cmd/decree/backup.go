@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/google/uuid"
+
 	"github.com/decree-ddm/decree/storage/sqlite"
 	"github.com/decree-ddm/decree/storage/sqlstore"
 )
@@ -69,8 +71,13 @@ func runRestore(ctx context.Context, args, environ []string, stdout, stderr io.W
 	if err != nil {
 		return err
 	}
+	changeID, err := uuid.NewV7()
+	if err != nil {
+		return err
+	}
 	err = sqlite.Restore(ctx, file, c.storageDSN, sqlite.RestoreOptions{
-		Force: force,
+		Force:    force,
+		ChangeID: changeID.String(),
 		Check: func(ctx context.Context, store *sqlstore.Store) error {
 			err := check(ctx, store, c.shard, stdout, stderr)
 			if exitCode(err) == exitFindings && force {

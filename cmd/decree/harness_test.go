@@ -366,7 +366,7 @@ func (s *server) content() []string {
 	var content []string
 	for _, table := range []string{
 		"declarations", "declaration_versions", "declaration_references", "sets", "set_declarations", "enrollments",
-		"enrollment_sets", "manifests", "fanouts", "status_reports", "status_declarations", "status_values", "status_errors",
+		"enrollment_sets", "manifests", "fanouts", "changes", "change_fanouts", "status_reports", "status_declarations", "status_values", "status_errors",
 	} {
 		rows, err := s.database.Query(`SELECT * FROM ` + table)
 		require.NoError(s.t, err)

@@ -90,9 +90,11 @@ func runImport(ctx context.Context, args, environ []string, stdout, stderr io.Wr
 	}
 	output := newImportOutput(stdout, stderr)
 	summary, err := importer.Run(ctx, source, store, storage.ImportOptions{
-		ChangeOptions: storage.ChangeOptions{ChangeID: changeID.String(), Held: config.noNotify},
-		Overwrite:     config.overwrite,
-		DryRun:        config.dryRun,
+		ChangeOptions: storage.ChangeOptions{
+			ChangeID: changeID.String(), Held: config.noNotify, By: storage.ByImport,
+		},
+		Overwrite: config.overwrite,
+		DryRun:    config.dryRun,
 	}, output)
 	output.end()
 	if printErr := printSummary(stdout, summary, config.dryRun); err == nil {

@@ -22,6 +22,7 @@ type Store interface {
 	storage.Statuses
 	storage.Overview
 	storage.Fleet
+	storage.Changes
 	// Happenings is that of storage.Happenings.
 	Happenings(ctx context.Context, query storage.HappeningQuery) (*storage.HappeningPage, error)
 	// Notify is that of storage.Notifications.

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"net/http"
 	"strings"
 
@@ -22,9 +23,12 @@ func Authorized(keys *Keyring, next edge.HandlerFunc) edge.HandlerFunc {
 			return edge.NewError(http.StatusForbidden,
 				"this needs an API key with the role %s, and %s has the role %s", roleWrite, key.name, key.role)
 		}
-		return next(w, r)
+		return next(w, r.WithContext(context.WithValue(r.Context(), keyNameKey{}, key.name)))
 	}
 }
+
+// keyNameKey is under which a request's context has the name of its API key.
+type keyNameKey struct{}
 
 // ownPages refuses changes that pages of other origins than the allowed one make browsers send, which add the password that
 // was typed in before. Clients that are no browsers do not notice.

@@ -39,9 +39,10 @@ func newChange(r *http.Request) (*change, error) {
 		return nil, fmt.Errorf("making a change id: %w", err)
 	}
 	edge.EventOf(r.Context()).Set("change_id", id.String())
+	by, _ := r.Context().Value(keyNameKey{}).(string)
 	return &change{
 		query:    q,
-		options:  storage.ChangeOptions{ChangeID: id.String(), Held: held},
+		options:  storage.ChangeOptions{ChangeID: id.String(), Held: held, By: by},
 		verbose:  verbose || acceptsJSON(r),
 		warnings: []string{},
 	}, nil

@@ -63,7 +63,7 @@ func (a *api) deleteDeclaration(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	edge.EventOf(r.Context()).Set("declaration", identifier)
-	changed, err := a.Store.DeleteDeclaration(r.Context(), identifier)
+	changed, err := a.Store.DeleteDeclaration(r.Context(), identifier, c.options)
 	if err != nil {
 		return err
 	}

@@ -263,7 +263,7 @@ func (a *api) deleteEnrollment(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	edge.EventOf(r.Context()).Set("enrollment_id", id)
-	changed, err := a.Store.DeleteEnrollment(r.Context(), id)
+	changed, err := a.Store.DeleteEnrollment(r.Context(), id, c.options)
 	if err != nil {
 		return err
 	}

@@ -268,7 +268,7 @@ func TestManifestsStayFetchable(t *testing.T) {
 	changed, err := w.store.DeleteSetDeclaration(t.Context(), "set", "a", change)
 	require.NoError(t, err)
 	require.True(t, changed)
-	_, err = w.store.DeleteDeclaration(t.Context(), "a")
+	_, err = w.store.DeleteDeclaration(t.Context(), "a", change)
 	require.NoError(t, err)
 	require.Contains(t, w.ok("E", "/declaration/configuration/a"), old)
 	require.Equal(t, 404, w.get("E", "/declaration/asset/a").code)

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/decree-ddm/decree/ddm"
 	"github.com/decree-ddm/decree/http/edge"
 	"github.com/decree-ddm/decree/storage"
@@ -104,6 +106,14 @@ func (h handler) apply(ctx context.Context, e storage.Event) error {
 	options := storage.EventOptions{RemoveSets: h.RemoveSets}
 	if h.EnrollSets != nil {
 		options.EnrollSets = h.EnrollSets(e.Type)
+	}
+	if e.Kind != storage.EventCommand {
+		id, err := uuid.NewV7()
+		if err != nil {
+			return fmt.Errorf("making a change id: %w", err)
+		}
+		edge.EventOf(ctx).Set("change_id", id.String())
+		options.Change = storage.ChangeOptions{ChangeID: id.String(), By: storage.ByEvent}
 	}
 	marked, err := h.Store.ApplyEvent(ctx, e, options)
 	if err == nil && marked && h.Wake != nil {

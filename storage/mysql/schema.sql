@@ -7,6 +7,41 @@ CREATE TABLE capabilities (
     KEY capabilities_name (name, id)
 ) ENGINE InnoDB COLLATE utf8mb4_bin;
 
+CREATE TABLE changes (
+    id bigint NOT NULL AUTO_INCREMENT,
+    change_id varbinary(64) NOT NULL,
+    at bigint NOT NULL,
+    key_name varbinary(64) NOT NULL,
+    action varbinary(32) NOT NULL,
+    declaration varbinary(255),
+    set_name varbinary(255),
+    enrollment_id varbinary(255),
+    from_token varbinary(64),
+    to_token varbinary(64),
+    held tinyint NOT NULL,
+    amount bigint,
+    reached bigint,
+    waiting bigint NOT NULL,
+    of_enrollment tinyint NOT NULL,
+    PRIMARY KEY (id),
+    KEY changes_action (action, at, id),
+    KEY changes_at (at, id),
+    KEY changes_change (change_id, at, id),
+    KEY changes_declaration (declaration, at, id),
+    KEY changes_enrollment (enrollment_id, at, id),
+    KEY changes_kept (of_enrollment, id),
+    KEY changes_key (key_name, at, id),
+    KEY changes_set (set_name, at, id)
+) ENGINE InnoDB COLLATE utf8mb4_bin;
+
+CREATE TABLE change_fanouts (
+    set_name varbinary(255) NOT NULL,
+    run bigint NOT NULL,
+    change_row bigint NOT NULL,
+    PRIMARY KEY (set_name, run, change_row),
+    KEY change_fanouts_change (change_row)
+) ENGINE InnoDB COLLATE utf8mb4_bin;
+
 CREATE TABLE declarations (
     identifier varbinary(255) NOT NULL,
     type varbinary(255) NOT NULL,
@@ -174,6 +209,8 @@ CREATE TABLE fanouts (
     force_id bigint NOT NULL,
     change_id varbinary(64) NOT NULL,
     reached bigint NOT NULL DEFAULT 0,
+    run bigint NOT NULL,
+    done tinyint NOT NULL DEFAULT 0,
     due_at bigint NOT NULL,
     PRIMARY KEY (set_name, pending),
     KEY fanouts_due (due_at)

@@ -117,6 +117,8 @@ type RestoreOptions struct {
 	Force bool
 	// Check looks at the copy of the backup before it takes the database's place; an error of its keeps things as they are.
 	Check func(ctx context.Context, store *sqlstore.Store) error
+	// ChangeID names the restore in the log of changes.
+	ChangeID string
 }
 
 // Restore puts a backup in the place of the database in the file at path, at once or not at all. It returns ErrInUse while
@@ -161,7 +163,7 @@ func prepare(ctx context.Context, partial string, options RestoreOptions) error 
 		return fmt.Errorf("the backup: %w", err)
 	}
 	if err = options.Check(ctx, store); err == nil {
-		err = store.Restored(ctx)
+		err = store.Restored(ctx, options.ChangeID)
 	}
 	if err = errors.Join(err, store.Close()); err != nil {
 		return err

@@ -137,7 +137,7 @@ func TestCheckAgreesOnReports(t *testing.T) {
 		require.NoError(t, checker.Run(t.Context(), store, checker.Options{Found: func(finding checker.Finding) {
 			require.Fail(t, "found", "%s after %s", finding, said)
 		}}))
-		_, err := store.DeleteEnrollment(t.Context(), id)
+		_, err := store.DeleteEnrollment(t.Context(), id, storage.ChangeOptions{By: "key"})
 		require.NoError(t, err)
 	})
 }

@@ -47,7 +47,9 @@ func TestPlans(t *testing.T) {
 	}}
 	recorded := sql.OpenDB(recorder)
 	clock := storagetest.NewClock()
-	store, err := sqlstore.New(ctx, recorded, recorded, dialect, sqlstore.Options{NotifyDelay: -1, Clock: clock.Now})
+	store, err := sqlstore.New(ctx, recorded, recorded, dialect, sqlstore.Options{
+		NotifyDelay: -1, Clock: clock.Now, KeepChanges: 100,
+	})
 	require.NoError(t, err)
 	storagetest.Exercise(ctx, t, store, clock)
 	require.NoError(t, store.Close())

@@ -6,6 +6,38 @@ CREATE TABLE capabilities (
     PRIMARY KEY (id, name)
 ) WITHOUT ROWID;
 CREATE INDEX capabilities_name ON capabilities (name, id);
+CREATE TABLE change_fanouts (
+    set_name                TEXT    NOT NULL,
+    run                     INTEGER NOT NULL,
+    change_row              INTEGER NOT NULL,
+    PRIMARY KEY (set_name, run, change_row)
+) WITHOUT ROWID;
+CREATE INDEX change_fanouts_change ON change_fanouts (change_row);
+CREATE TABLE changes (
+    id                      INTEGER PRIMARY KEY,
+    change_id               TEXT    NOT NULL,
+    at                      INTEGER NOT NULL,
+    key_name                TEXT    NOT NULL,
+    action                  TEXT    NOT NULL,
+    declaration             TEXT    NULL,
+    set_name                TEXT    NULL,
+    enrollment_id           TEXT    NULL,
+    from_token              TEXT    NULL,
+    to_token                TEXT    NULL,
+    held                    INTEGER NOT NULL,
+    amount                  INTEGER NULL,
+    reached                 INTEGER NULL,
+    waiting                 INTEGER NOT NULL,
+    of_enrollment           INTEGER NOT NULL
+);
+CREATE INDEX changes_action ON changes (action, at);
+CREATE INDEX changes_at ON changes (at);
+CREATE INDEX changes_change ON changes (change_id, at);
+CREATE INDEX changes_declaration ON changes (declaration, at) WHERE declaration IS NOT NULL;
+CREATE INDEX changes_enrollment ON changes (enrollment_id, at) WHERE enrollment_id IS NOT NULL;
+CREATE INDEX changes_kept ON changes (of_enrollment);
+CREATE INDEX changes_key ON changes (key_name, at);
+CREATE INDEX changes_set ON changes (set_name, at) WHERE set_name IS NOT NULL;
 CREATE TABLE declaration_references (
     identifier              TEXT    NOT NULL,
     referred                TEXT    NOT NULL,
@@ -159,6 +191,8 @@ CREATE TABLE fanouts (
     force_id                INTEGER NOT NULL,
     change_id               TEXT    NOT NULL,
     reached                 INTEGER NOT NULL DEFAULT 0,
+    run                     INTEGER NOT NULL,
+    done                    INTEGER NOT NULL DEFAULT 0,
     due_at                  INTEGER NOT NULL,
     PRIMARY KEY (set_name, pending)
 ) WITHOUT ROWID;

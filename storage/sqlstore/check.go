@@ -275,7 +275,8 @@ var checkedEnrollmentsQuery = `SELECT e.id, e.left_at, e.notify_at, e.notify_seq
 		e.lease_id IS NOT NULL, e.lease_seq IS NOT NULL, e.lease_until IS NOT NULL, e.command_sent_at,
 		e.desired_token, e.asked_token, e.fetched_token, e.synced_token, e.out_of_sync,
 		` + hasStatus + `, s.name, s.version,
-		EXISTS (SELECT 1 FROM fanouts f WHERE f.set_name IN (es.set_name, '') AND (f.pending = 1 OR f.position < e.id))
+		EXISTS (SELECT 1 FROM fanouts f WHERE f.set_name IN (es.set_name, '')
+			AND (f.pending = 1 OR f.done = 0 AND f.position < e.id))
 	FROM (SELECT id FROM enrollments WHERE id > ? ORDER BY id LIMIT ?) p
 	JOIN enrollments e ON e.id = p.id
 	LEFT JOIN enrollment_sets es ON es.enrollment_id = e.id

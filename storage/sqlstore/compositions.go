@@ -116,6 +116,9 @@ func (s *Store) Collect(ctx context.Context, age time.Duration, limit int) (more
 	if err != nil {
 		return false, fmt.Errorf("looking for old results of commands: %w", err)
 	}
+	if err := s.trimChanges(ctx, limit); err != nil {
+		return false, err
+	}
 	if len(versions) == 0 && len(manifests) == 0 && len(results) == 0 {
 		return false, nil
 	}

@@ -72,7 +72,9 @@ func (s *Store) PutDeclaration(
 		if err := t.replaceReferences(declaration.Identifier, references); err != nil {
 			return err
 		}
-		return t.changeSetsOf(declaration.Identifier, options)
+		return t.recordContent(options, changeEntry{
+			action: storage.ActionPutDeclaration, declaration: declaration.Identifier, from: row.serverToken, to: serverToken,
+		})
 	})
 	return changed, err
 }
@@ -147,14 +149,17 @@ func (t *tx) replaceReferences(identifier string, references []string) error {
 	return nil
 }
 
-// changeSetsOf follows a change of a declaration to the sets that hold it. The caller holds the declaration's lock:
-// only then do the sets stay what they are.
-func (t *tx) changeSetsOf(identifier string, options storage.ChangeOptions) error {
-	sets, err := t.strings(`SELECT set_name FROM set_declarations WHERE identifier = ? ORDER BY set_name`, identifier)
+// recordContent follows a change of a declaration's content to the sets that hold it, and records it. The caller holds the
+// declaration's lock: only then do the sets stay what they are.
+func (t *tx) recordContent(options storage.ChangeOptions, e changeEntry) (err error) {
+	e.fanouts, err = t.strings(`SELECT set_name FROM set_declarations WHERE identifier = ? ORDER BY set_name`, e.declaration)
 	if err != nil {
 		return err
 	}
-	return t.changeSets(sets, options)
+	if err := t.changeSets(e.fanouts, options); err != nil {
+		return err
+	}
+	return t.record(options, e)
 }
 
 // TouchDeclaration implements storage.Declarations.
@@ -176,7 +181,9 @@ func (s *Store) TouchDeclaration(ctx context.Context, identifier string, options
 		if err := t.writeDeclaration(declaration, row, true, serverToken, row.contentHash, touches); err != nil {
 			return err
 		}
-		return t.changeSetsOf(identifier, options)
+		return t.recordContent(options, changeEntry{
+			action: storage.ActionTouchDeclaration, declaration: identifier, from: row.serverToken, to: serverToken,
+		})
 	})
 }
 
@@ -184,7 +191,10 @@ func (s *Store) TouchDeclaration(ctx context.Context, identifier string, options
 const maxUses = 100
 
 // DeleteDeclaration implements storage.Declarations.
-func (s *Store) DeleteDeclaration(ctx context.Context, identifier string) (changed bool, err error) {
+func (s *Store) DeleteDeclaration(
+	ctx context.Context, identifier string, options storage.ChangeOptions,
+) (changed bool, err error) {
+	options.Held = false // there is nobody to be told
 	err = s.inTx(ctx, foreground, "deleting a declaration", func(t *tx) error {
 		changed = false
 		locked, err := t.lockDeclarations(identifier)
@@ -217,8 +227,12 @@ func (s *Store) DeleteDeclaration(ctx context.Context, identifier string) (chang
 		if _, err := t.exec(`DELETE FROM declaration_summaries WHERE identifier = ?`, identifier); err != nil {
 			return err
 		}
-		_, err = t.exec(`DELETE FROM declarations WHERE identifier = ?`, identifier)
-		return err
+		if _, err = t.exec(`DELETE FROM declarations WHERE identifier = ?`, identifier); err != nil {
+			return err
+		}
+		return t.record(options, changeEntry{
+			action: storage.ActionDeleteDeclaration, declaration: identifier, from: row.serverToken,
+		})
 	})
 	return changed, err
 }

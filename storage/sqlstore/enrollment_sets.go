@@ -29,7 +29,12 @@ func (s *Store) PutEnrollmentSet(
 			enrollmentID, set); err != nil {
 			return err
 		}
-		return t.mark([]string{enrollmentID}, t.urgentMark(options))
+		if err := t.mark([]string{enrollmentID}, t.urgentMark(options)); err != nil {
+			return err
+		}
+		return t.record(options, changeEntry{
+			action: storage.ActionPutEnrollmentSet, enrollment: enrollmentID, set: set, reached: 1,
+		})
 	})
 	return changed, err
 }
@@ -38,7 +43,8 @@ func (s *Store) PutEnrollmentSet(
 func (s *Store) DeleteEnrollmentSet(
 	ctx context.Context, enrollmentID, set string, options storage.ChangeOptions,
 ) (changed bool, err error) {
-	return s.deleteEnrollmentSets(ctx, enrollmentID, options,
+	return s.deleteEnrollmentSets(ctx, options,
+		changeEntry{action: storage.ActionDropEnrollmentSet, enrollment: enrollmentID, set: set, reached: 1},
 		`DELETE FROM enrollment_sets WHERE enrollment_id = ? AND set_name = ?`, enrollmentID, set)
 }
 
@@ -46,21 +52,22 @@ func (s *Store) DeleteEnrollmentSet(
 func (s *Store) DeleteEnrollmentSets(
 	ctx context.Context, enrollmentID string, options storage.ChangeOptions,
 ) (changed bool, err error) {
-	return s.deleteEnrollmentSets(ctx, enrollmentID, options,
+	return s.deleteEnrollmentSets(ctx, options,
+		changeEntry{action: storage.ActionDropEnrollmentSets, enrollment: enrollmentID, reached: 1},
 		`DELETE FROM enrollment_sets WHERE enrollment_id = ?`, enrollmentID)
 }
 
 func (s *Store) deleteEnrollmentSets(
-	ctx context.Context, enrollmentID string, options storage.ChangeOptions, statement string, args ...any,
+	ctx context.Context, options storage.ChangeOptions, entry changeEntry, statement string, args ...any,
 ) (changed bool, err error) {
 	err = s.inTx(ctx, foreground, "taking sets away", func(t *tx) error {
 		changed = false
 		// Whoever has sets has a row. Without one there is nothing to delete, and no row is made for it.
-		known, err := t.exists(`SELECT 1 FROM enrollments WHERE id = ?`+t.dialect.Lock, enrollmentID)
+		known, err := t.exists(`SELECT 1 FROM enrollments WHERE id = ?`+t.dialect.Lock, entry.enrollment)
 		if err != nil || !known {
 			return err
 		}
-		if err := t.touchSetsOf(enrollmentID); err != nil {
+		if err := t.touchSetsOf(entry.enrollment); err != nil {
 			return err
 		}
 		deleted, err := t.exec(statement, args...)
@@ -68,7 +75,13 @@ func (s *Store) deleteEnrollmentSets(
 			return err
 		}
 		changed = true
-		return t.mark([]string{enrollmentID}, t.urgentMark(options))
+		if entry.action == storage.ActionDropEnrollmentSets {
+			entry.amount = int(deleted)
+		}
+		if err := t.mark([]string{entry.enrollment}, t.urgentMark(options)); err != nil {
+			return err
+		}
+		return t.record(options, entry)
 	})
 	return changed, err
 }

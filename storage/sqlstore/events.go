@@ -188,6 +188,11 @@ func (t *tx) enroll(event storage.Event, m mark, options storage.EventOptions) (
 				event.ID, set); err != nil {
 				return false, err
 			}
+			if err := t.record(options.Change, changeEntry{
+				action: storage.ActionPutEnrollmentSet, enrollment: event.ID, set: set, reached: 1,
+			}); err != nil {
+				return false, err
+			}
 		}
 	}
 	if err := t.touchSetsOf(event.ID); err != nil {
@@ -231,11 +236,20 @@ func (t *tx) checkOut(event storage.Event, row lifeRow, options storage.EventOpt
 		if !options.RemoveSets {
 			continue
 		}
-		if _, err := t.exec(`DELETE FROM enrollment_sets WHERE enrollment_id = ?`, id); err != nil {
+		removed, err := t.exec(`DELETE FROM enrollment_sets WHERE enrollment_id = ?`, id)
+		if err != nil {
 			return err
 		}
 		// It is not told of that, and found to have what it should.
 		if err := t.mark([]string{id}, mark{at: t.now}); err != nil {
+			return err
+		}
+		if removed == 0 {
+			continue
+		}
+		if err := t.record(options.Change, changeEntry{
+			action: storage.ActionDropEnrollmentSets, enrollment: id, amount: int(removed), reached: 1,
+		}); err != nil {
 			return err
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"math/rand/v2"
 	"slices"
 	"strconv"
 	"strings"
@@ -12,7 +13,7 @@ import (
 )
 
 // requestFanouts asks that the enrollments of these sets, sorted, be marked. A set has at most one fan-out that runs
-// and one that waits; a further request merges with the one that waits.
+// and one that waits; a further request merges with the one that waits, whose run stays what it is.
 func (t *tx) requestFanouts(sets []string, options storage.ChangeOptions, forceID int64) error {
 	due := t.later(t.store.options.NotifyDelay.Microseconds())
 	held := t.dialect.Inserted("held")
@@ -20,13 +21,14 @@ func (t *tx) requestFanouts(sets []string, options storage.ChangeOptions, forceI
 	// A change that merges with a waiting notification has it go by another number: who was marked for the first one, by
 	// way of another set, must be marked for the change.
 	renewed := strconv.FormatInt(newForceID(), 10)
+	run := rand.Int64()
 	for chunk := range slices.Chunk(sets, chunkSize) {
 		var values []any
 		for _, set := range chunk {
-			values = append(values, set, options.Held, forceID, options.ChangeID)
+			values = append(values, set, options.Held, forceID, options.ChangeID, run)
 		}
-		rows := strings.TrimSuffix(strings.Repeat(`(?, 1, ?, ?, ?, `+due+`),`, len(chunk)), ",")
-		if _, err := t.exec(`INSERT INTO fanouts (set_name, pending, held, force_id, change_id, due_at) VALUES `+rows+` `+
+		rows := strings.TrimSuffix(strings.Repeat(`(?, 1, ?, ?, ?, ?, `+due+`),`, len(chunk)), ",")
+		if _, err := t.exec(`INSERT INTO fanouts (set_name, pending, held, force_id, change_id, run, due_at) VALUES `+rows+` `+
 			t.dialect.Upsert("set_name, pending")+`
 				held = CASE WHEN `+held+` = 0 THEN 0 ELSE held END,
 				force_id = CASE WHEN `+force+` <> 0 THEN `+force+` WHEN force_id <> 0 THEN `+renewed+` ELSE 0 END,
@@ -56,15 +58,16 @@ func (s *Store) AdvanceFanout(ctx context.Context, limit int) (*storage.FanoutPa
 
 func (t *tx) advanceFanout(limit int) (*storage.FanoutPage, error) {
 	page := &storage.FanoutPage{}
-	var pending bool
+	var pending, done bool
 	var position string
+	var run int64
 	m := mark{at: t.now}
 	// It counts, for MariaDB makes of NOT EXISTS a copy of all fan-outs.
-	err := t.raw.QueryRowContext(t.ctx, `SELECT set_name, pending, position, held, force_id, change_id, reached
+	err := t.raw.QueryRowContext(t.ctx, `SELECT set_name, pending, position, held, force_id, change_id, reached, run, done
 		FROM fanouts WHERE due_at <= `+t.now+` AND (pending = 0
 			OR (SELECT COUNT(*) FROM fanouts running WHERE running.set_name = fanouts.set_name AND running.pending = 0) = 0)
 		ORDER BY due_at LIMIT 1`+t.dialect.LockSkip).
-		Scan(&page.Set, &pending, &position, &m.held, &m.forceID, &page.ChangeID, &page.Reached)
+		Scan(&page.Set, &pending, &position, &m.held, &m.forceID, &page.ChangeID, &page.Reached, &run, &done)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, nil
 	}
@@ -76,30 +79,40 @@ func (t *tx) advanceFanout(limit int) (*storage.FanoutPage, error) {
 			return nil, err
 		}
 	}
-	var ids []string
-	if page.Set == everybody {
-		m.keepHeld = true
-		ids, err = t.strings(`SELECT id FROM enrollments WHERE id > ? ORDER BY id LIMIT ?`, position, limit)
-	} else {
-		ids, err = t.strings(t.dialect.setMembers()+` LIMIT ?`, page.Set, position, limit)
+	if !done {
+		var ids []string
+		if page.Set == everybody {
+			m.keepHeld = true
+			ids, err = t.strings(`SELECT id FROM enrollments WHERE id > ? ORDER BY id LIMIT ?`, position, limit)
+		} else {
+			ids, err = t.strings(t.dialect.setMembers()+` LIMIT ?`, page.Set, position, limit)
+		}
+		if err != nil {
+			return nil, err
+		}
+		page.Marked = len(ids)
+		page.Reached += int64(len(ids))
+		done = len(ids) < limit
+		// What is over in one page is no mass fan-out, and need not stand behind one.
+		m.urgent = done && position == ""
+		if err := t.mark(ids, m); err != nil {
+			return nil, err
+		}
+		if len(ids) > 0 {
+			position = ids[len(ids)-1]
+		}
 	}
-	if err != nil {
-		return nil, err
-	}
-	page.Marked = len(ids)
-	page.Reached += int64(len(ids))
-	page.Done = len(ids) < limit
-	// What is over in one page is no mass fan-out, and need not stand behind one.
-	m.urgent = page.Done && position == ""
-	if err := t.mark(ids, m); err != nil {
-		return nil, err
+	if done {
+		if page.Done, err = t.credit(page.Set, run, page.Reached); err != nil {
+			return nil, err
+		}
 	}
 	if page.Done {
 		_, err = t.exec(`DELETE FROM fanouts WHERE set_name = ? AND pending = 0`, page.Set)
 		return page, err
 	}
 	// The others have their turn first.
-	_, err = t.exec(`UPDATE fanouts SET position = ?, reached = ?, due_at = `+t.now+`
-		WHERE set_name = ? AND pending = 0`, ids[len(ids)-1], page.Reached, page.Set)
+	_, err = t.exec(`UPDATE fanouts SET position = ?, reached = ?, done = ?, due_at = `+t.now+`
+		WHERE set_name = ? AND pending = 0`, position, page.Reached, done, page.Set)
 	return page, err
 }

@@ -74,11 +74,16 @@ func (t *tx) importDeclarations(batch []imported, options storage.ImportOptions)
 		return results, nil
 	}
 	var replaced []string
+	var entries []changeEntry
 	for i, declaration := range batch {
 		if !results[i].Changed {
 			continue
 		}
 		row, exists := locked[declaration.Identifier]
+		entries = append(entries, changeEntry{
+			action: storage.ActionPutDeclaration, declaration: declaration.Identifier,
+			from: row.serverToken, to: declaration.ServerToken,
+		})
 		if exists {
 			replaced = append(replaced, declaration.Identifier)
 		}
@@ -107,7 +112,24 @@ func (t *tx) importDeclarations(batch []imported, options storage.ImportOptions)
 			sets[name] = true
 		}
 	}
-	return results, t.changeSets(slices.Sorted(maps.Keys(sets)), options.ChangeOptions)
+	changed := slices.Sorted(maps.Keys(sets))
+	if err := t.changeSets(changed, options.ChangeOptions); err != nil {
+		return nil, err
+	}
+	return results, t.recordImport(options.ChangeOptions, entries, changeEntry{amount: len(entries), fanouts: changed})
+}
+
+// recordImport writes what an import has changed to the log of changes, if it has: entries for what there are not too many
+// of, and one for all, which tells whom they have reached.
+func (t *tx) recordImport(options storage.ChangeOptions, entries []changeEntry, all changeEntry) error {
+	if all.amount == 0 {
+		return nil
+	}
+	if err := t.recordParts(options, entries); err != nil {
+		return err
+	}
+	all.action = storage.ActionImport
+	return t.record(options, all)
 }
 
 // asImported tells that a declaration is still what an import made it: every change here gives it the token of its content
@@ -220,6 +242,7 @@ func (t *tx) importSetDeclarations(
 	}
 	changed := map[string]bool{}
 	var added [][2]string
+	var entries []changeEntry
 	for i, row := range rows {
 		if results[i].Err != nil || held[row] {
 			continue
@@ -228,6 +251,9 @@ func (t *tx) importSetDeclarations(
 		results[i].Changed = true
 		changed[row.Set] = true
 		added = append(added, [2]string{row.Set, row.Identifier})
+		entries = append(entries, changeEntry{
+			action: storage.ActionPutSetDeclaration, set: row.Set, declaration: row.Identifier,
+		})
 		t.touchedDeclarations = append(t.touchedDeclarations, row.Identifier)
 	}
 	if options.DryRun {
@@ -240,7 +266,10 @@ func (t *tx) importSetDeclarations(
 	if err := t.changeSets(sets, options.ChangeOptions); err != nil {
 		return nil, err
 	}
-	return results, t.insertPairs(`INSERT INTO set_declarations (set_name, identifier)`, added)
+	if err := t.insertPairs(`INSERT INTO set_declarations (set_name, identifier)`, added); err != nil {
+		return nil, err
+	}
+	return results, t.recordImport(options.ChangeOptions, entries, changeEntry{amount: len(entries), fanouts: sets})
 }
 
 // ImportEnrollmentSets implements storage.Importer.
@@ -306,7 +335,10 @@ func (t *tx) importEnrollmentSets(
 	// They are many, and must not overtake whoever an admin has changed by name.
 	m := t.urgentMark(options.ChangeOptions)
 	m.urgent = false
-	return results, t.mark(slices.Sorted(maps.Keys(changed)), m)
+	if err := t.mark(slices.Sorted(maps.Keys(changed)), m); err != nil {
+		return nil, err
+	}
+	return results, t.recordImport(options.ChangeOptions, nil, changeEntry{amount: len(added), reached: len(changed)})
 }
 
 // ensureSets is ensureSet for several sets, given in sorted order.

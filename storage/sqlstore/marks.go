@@ -108,8 +108,9 @@ func (s *Store) Notify(ctx context.Context, targets storage.NotifyTargets, optio
 			sets = append(sets, more...)
 		}
 		slices.Sort(sets)
+		sets = slices.Compact(sets)
 		// Fan-outs before enrollments: a fan-out that takes a step holds its row while it marks.
-		if err := t.requestFanouts(slices.Compact(sets), options, forceID); err != nil {
+		if err := t.requestFanouts(sets, options, forceID); err != nil {
 			return err
 		}
 		if err := t.createEnrollments(enrollments); err != nil {
@@ -117,6 +118,27 @@ func (s *Store) Notify(ctx context.Context, targets storage.NotifyTargets, optio
 		}
 		m := t.urgentMark(options)
 		m.forceID = forceID
-		return t.mark(enrollments, m)
+		if err := t.mark(enrollments, m); err != nil {
+			return err
+		}
+		return t.record(options, notifyEntry(targets, enrollments, sets))
 	})
+}
+
+// notifyEntry tells of a notification. It names a target of a kind that has no other.
+func notifyEntry(targets storage.NotifyTargets, enrollments, fanouts []string) changeEntry {
+	only := func(names []string) string {
+		if len(names) == 1 {
+			return names[0]
+		}
+		return ""
+	}
+	entry := changeEntry{
+		action: storage.ActionNotify, declaration: only(targets.Declarations), set: only(targets.Sets),
+		enrollment: only(enrollments), reached: len(enrollments), fanouts: fanouts,
+	}
+	if targeted := len(targets.Declarations) + len(targets.Sets) + len(enrollments); targeted > 1 {
+		entry.amount = targeted
+	}
+	return entry
 }

@@ -299,7 +299,10 @@ func (s *Store) countFailing(ctx context.Context, numbers *storage.QueueNumbers)
 
 // DeleteEnrollment implements storage.Overview. What a device asks or says holds the enrollment's row too, so that
 // nothing of it can come back behind the deletion.
-func (s *Store) DeleteEnrollment(ctx context.Context, id string) (changed bool, err error) {
+func (s *Store) DeleteEnrollment(
+	ctx context.Context, id string, options storage.ChangeOptions,
+) (changed bool, err error) {
+	options.Held = false // there is nobody to be told
 	err = s.inTx(ctx, foreground, "deleting an enrollment", func(t *tx) error {
 		if changed, err = t.exists(`SELECT 1 FROM enrollments WHERE id = ?`+t.dialect.Lock, id); err != nil || !changed {
 			return err
@@ -317,8 +320,10 @@ func (s *Store) DeleteEnrollment(ctx context.Context, id string) (changed bool, 
 				return err
 			}
 		}
-		_, err = t.exec(`DELETE FROM enrollments WHERE id = ?`, id)
-		return err
+		if _, err := t.exec(`DELETE FROM enrollments WHERE id = ?`, id); err != nil {
+			return err
+		}
+		return t.record(options, changeEntry{action: storage.ActionDeleteEnrollment, enrollment: id})
 	})
 	return changed, err
 }

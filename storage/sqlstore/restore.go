@@ -1,12 +1,16 @@
 package sqlstore
 
-import "context"
+import (
+	"context"
+
+	"github.com/decree-ddm/decree/storage"
+)
 
 // Restored makes a database that was restored from a backup say no more than is known. The devices have gone on since the
 // backup was made: which tokens they hold, and what they were told, is what they say from now on. So everybody who may
 // hold something is out of sync and due, except for those who have left. Those that the backup knows nothing of and for
 // whom there is nothing stay so: declarative management is not switched on for them.
-func (s *Store) Restored(ctx context.Context) error {
+func (s *Store) Restored(ctx context.Context, changeID string) error {
 	return s.inTx(ctx, background, "having everybody looked at again", func(t *tx) error {
 		// It counts as told, of something that nobody knows, and as having come for it.
 		const told = `(command_sent_at IS NOT NULL OR asked_token IS NOT NULL OR fetched_token IS NOT NULL
@@ -31,6 +35,11 @@ func (s *Store) Restored(ctx context.Context) error {
 				return err
 			}
 		}
-		return nil
+		var marked int
+		if err := t.raw.QueryRowContext(t.ctx, `SELECT COUNT(*) FROM enrollments WHERE left_at IS NULL`).Scan(&marked); err != nil {
+			return err
+		}
+		return t.record(storage.ChangeOptions{ChangeID: changeID, By: storage.ByRestore},
+			changeEntry{action: storage.ActionRestore, reached: marked})
 	})
 }

@@ -57,8 +57,12 @@ func (s *Store) PutSetDeclaration(
 		if err := t.changeSets([]string{set}, options); err != nil {
 			return err
 		}
-		_, err = t.exec(`INSERT INTO set_declarations (set_name, identifier) VALUES (?, ?)`, set, identifier)
-		return err
+		if _, err := t.exec(`INSERT INTO set_declarations (set_name, identifier) VALUES (?, ?)`, set, identifier); err != nil {
+			return err
+		}
+		return t.record(options, changeEntry{
+			action: storage.ActionPutSetDeclaration, set: set, declaration: identifier, fanouts: []string{set},
+		})
 	})
 	return changed, err
 }
@@ -81,8 +85,12 @@ func (s *Store) DeleteSetDeclaration(
 		if err := t.changeSets([]string{set}, options); err != nil {
 			return err
 		}
-		_, err = t.exec(`DELETE FROM set_declarations WHERE set_name = ? AND identifier = ?`, set, identifier)
-		return err
+		if _, err := t.exec(`DELETE FROM set_declarations WHERE set_name = ? AND identifier = ?`, set, identifier); err != nil {
+			return err
+		}
+		return t.record(options, changeEntry{
+			action: storage.ActionDropSetDeclaration, set: set, declaration: identifier, fanouts: []string{set},
+		})
 	})
 	return changed, err
 }

@@ -24,6 +24,9 @@ type Options struct {
 	KeepErrors  int
 	// KeepEvents bounds the log of happenings; the default is 100,000.
 	KeepEvents int
+	// KeepChanges bounds the log of changes: of those that are about one enrollment, and of the others. The default is
+	// 100,000.
+	KeepChanges int
 	// MaxLooked is how many enrollments a page of a list looks at, and MaxCounted where counts stop. The defaults are 5000
 	// and 10000; less is for tests.
 	MaxLooked, MaxCounted int
@@ -49,6 +52,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.KeepEvents <= 0 {
 		o.KeepEvents = 100_000
+	}
+	if o.KeepChanges <= 0 {
+		o.KeepChanges = 100_000
 	}
 	if o.MaxLooked <= 0 {
 		o.MaxLooked = 5000

@@ -119,7 +119,7 @@ func (c *crowd) change(random *rand.Rand, store storage.Store) {
 		if random.IntN(2) == 0 {
 			identifier = "a" + identifier
 		}
-		_, err = store.DeleteDeclaration(c.ctx, identifier)
+		_, err = store.DeleteDeclaration(c.ctx, identifier, change)
 		if errors.As(err, &inUse) {
 			err = nil
 		}
@@ -239,8 +239,8 @@ func composeContents(vector storage.Vector, contents map[string][]ddm.Item) *ddm
 	return ddm.Compose(sets...)
 }
 
-// requireSound checks that everything agrees: compositions with what plain reads of the lists give, and references with
-// what there is.
+// requireSound checks that everything agrees: compositions with what plain reads of the lists give, references with what
+// there is, and the log of changes with all of it.
 func (w *world) requireSound() {
 	w.Helper()
 	identifiers, err := w.store.DeclarationIdentifiers(w.ctx, all)
@@ -265,6 +265,9 @@ func (w *world) requireSound() {
 	for _, id := range w.enrollmentIDs() {
 		require.Equal(w, w.recompose(id).Items, w.compose(id).Items, id)
 	}
+	w.requireLogTellsAll()
+	require.Zero(w, w.count(`SELECT COUNT(*) FROM changes c
+		WHERE c.waiting <> (SELECT COUNT(*) FROM change_fanouts f WHERE f.change_row = c.id)`))
 }
 
 func (w *world) enrollmentIDs() []string {

@@ -158,7 +158,7 @@ func referencesFollowChanges(w *world) {
 	w.put(configuration("c", "x"))
 	w.put(activation("a", "b"))
 	inUse := func(identifier string) *storage.InUseError {
-		_, err := w.store.DeleteDeclaration(w.ctx, identifier)
+		_, err := w.store.DeleteDeclaration(w.ctx, identifier, change)
 		var inUse *storage.InUseError
 		require.ErrorAs(w, err, &inUse)
 		return inUse
@@ -193,7 +193,7 @@ func declarationInUse(w *world) {
 	for _, set := range []string{"two", "One", "three"} {
 		w.add(set, "d")
 	}
-	_, err := w.store.DeleteDeclaration(w.ctx, "d")
+	_, err := w.store.DeleteDeclaration(w.ctx, "d", change)
 	var inUse *storage.InUseError
 	require.ErrorAs(w, err, &inUse)
 	require.Equal(w, &storage.InUseError{
@@ -204,14 +204,14 @@ func declarationInUse(w *world) {
 	for _, set := range inUse.Sets {
 		w.remove(set, "d")
 	}
-	_, err = w.store.DeleteDeclaration(w.ctx, "d")
+	_, err = w.store.DeleteDeclaration(w.ctx, "d", change)
 	require.ErrorAs(w, err, &inUse)
 	require.Empty(w, inUse.Sets)
 
 	for i := range 105 {
 		w.add(fmt.Sprintf("set%03d", i), "d")
 	}
-	_, err = w.store.DeleteDeclaration(w.ctx, "d")
+	_, err = w.store.DeleteDeclaration(w.ctx, "d", change)
 	require.ErrorAs(w, err, &inUse)
 	require.Len(w, inUse.Sets, 100)
 	require.Equal(w, "set000", inUse.Sets[0])

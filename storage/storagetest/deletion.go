@@ -29,7 +29,7 @@ func (w *world) traces(id string) map[string]int {
 		require.NoError(w, rows.Err())
 		require.NoError(w, rows.Close())
 		// The log tells what happened, also to who is forgotten.
-		log := table == "events" || table == "event_outbox"
+		log := table == "events" || table == "event_outbox" || table == "changes"
 		if !log && slices.Contains(columns, "enrollment_id") {
 			traces[table] = w.count(`SELECT COUNT(*) FROM `+table+` WHERE enrollment_id = ?`, id)
 		}
@@ -56,7 +56,7 @@ func (w *world) strings(query string) (list []string) {
 }
 
 func deleteEnrollment(w *world) {
-	changed, err := w.store.DeleteEnrollment(w.ctx, "e")
+	changed, err := w.store.DeleteEnrollment(w.ctx, "e", change)
 	require.NoError(w, err)
 	require.False(w, changed)
 
@@ -76,7 +76,7 @@ func deleteEnrollment(w *world) {
 	}
 	other := w.traces("other")
 	require.Contains(w, w.claim(lease), "e")
-	changed, err = w.store.DeleteEnrollment(w.ctx, "e")
+	changed, err = w.store.DeleteEnrollment(w.ctx, "e", change)
 	require.NoError(w, err)
 	require.True(w, changed)
 	nothing := w.traces("e")
@@ -91,7 +91,7 @@ func deleteEnrollment(w *world) {
 	w.put(configuration("d", "second"))
 	w.drain()
 	require.Equal(w, nothing, w.traces("e"))
-	changed, err = w.store.DeleteEnrollment(w.ctx, "e")
+	changed, err = w.store.DeleteEnrollment(w.ctx, "e", change)
 	require.NoError(w, err)
 	require.False(w, changed)
 	w.assign("e", "s")
@@ -107,7 +107,7 @@ func deleteEnrollmentBesideOthers(w *world) {
 			return err
 		})
 		deleted := w.start(func() error {
-			_, err := w.store.DeleteEnrollment(w.ctx, "e")
+			_, err := w.store.DeleteEnrollment(w.ctx, "e", change)
 			return err
 		})
 		require.NoError(w, assigned())

@@ -63,8 +63,15 @@ func Populate(t testing.TB, db *sql.DB) {
 	insert("manifests", "token, items, served_at", crowdSize, func(i int) string {
 		return fmt.Sprintf("'t%04d', '{}', 9000000000000000", i)
 	})
-	insert("fanouts", "set_name, pending, held, force_id, change_id, due_at", crowdSize, func(i int) string {
-		return fmt.Sprintf("'other%04d', %d, 0, 0, 'c', 9000000000000000", i, i%2)
+	insert("fanouts", "set_name, pending, held, force_id, change_id, run, due_at", crowdSize, func(i int) string {
+		return fmt.Sprintf("'other%04d', %d, 0, 0, 'c', %d, 9000000000000000", i, i%2, i)
+	})
+	insert("changes", "change_id, at, key_name, action, declaration, set_name, enrollment_id, held, reached, waiting, of_enrollment",
+		crowdSize, func(i int) string {
+			return fmt.Sprintf("'c%04d', %d, 'key%d', 'action%d', 'd%04d', 's%04d', 'e%04d', 0, 0, 1, %d", i, i, i%2, i%5, i, i, i, i%2)
+		})
+	insert("change_fanouts", "set_name, run, change_row", crowdSize, func(i int) string {
+		return fmt.Sprintf("'other%04d', %d, %d", i, i, i+1)
 	})
 	for _, table := range []string{"events", "event_outbox"} {
 		insert(table, "id, at, kind, enrollment_id, detail", crowdSize, func(i int) string {
@@ -122,7 +129,7 @@ func Exercise(ctx context.Context, t *testing.T, store storage.Store, clock *Clo
 	w.put(activation("activation", "new", "other"))
 	w.put(configuration("new", "second"))
 	w.touch("new")
-	_, err := store.DeleteDeclaration(ctx, "new")
+	_, err := store.DeleteDeclaration(ctx, "new", change)
 	require.Error(t, err)
 	w.remove("s0001", "other")
 	w.put(activation("activation", "new"))
@@ -208,10 +215,18 @@ func Exercise(ctx context.Context, t *testing.T, store storage.Store, clock *Clo
 	AskFleet(ctx, t, store, all)
 	AskFleet(ctx, t, store, storage.Page{After: "e2", Limit: 3})
 	for _, id := range []string{"e0007", "unknown"} {
-		_, err = store.DeleteEnrollment(ctx, id)
+		_, err = store.DeleteEnrollment(ctx, id, change)
 		require.NoError(t, err)
 	}
 
+	for _, query := range []storage.ChangeQuery{
+		{}, {ChangeID: "change"}, {EnrollmentID: "e0001"}, {Declaration: "d0001"}, {Set: "s0001"}, {By: "key"},
+		{Action: storage.ActionNotify}, {By: "key", Action: storage.ActionNotify, Since: clock.Now(), Until: clock.Now()},
+	} {
+		query.Limit = 10
+		_, _, err := store.Changes(ctx, query)
+		require.NoError(t, err)
+	}
 	w.exerciseHappenings()
 	require.NoError(t, store.SaveManifest(ctx, "token", (&ddm.Composition{}).DeclarationItemsJSON()))
 	require.NoError(t, store.SaveManifest(ctx, "token", (&ddm.Composition{}).DeclarationItemsJSON()))

@@ -96,7 +96,7 @@ func capabilitiesOfStatus(w *world) {
 		w.report("e", capable(fmt.Sprint("type", i)))
 	}
 	require.Equal(w, 2, w.count(`SELECT COUNT(DISTINCT id) FROM capabilities`))
-	_, err := w.store.DeleteEnrollment(w.ctx, "e")
+	_, err := w.store.DeleteEnrollment(w.ctx, "e", change)
 	require.NoError(w, err)
 	w.report("other", `{"FullReport":true,"StatusItems":{"device":{"model":{"identifier":"x"}}}}`)
 	require.Zero(w, w.facts("other").ConfirmedAt)

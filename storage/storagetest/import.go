@@ -220,7 +220,7 @@ func importReferences(w *world) {
 		require.True(w, result.Changed)
 		require.NoError(w, result.Err)
 	}
-	_, err = w.store.DeleteDeclaration(w.ctx, "y")
+	_, err = w.store.DeleteDeclaration(w.ctx, "y", change)
 	var inUse *storage.InUseError
 	require.ErrorAs(w, err, &inUse)
 

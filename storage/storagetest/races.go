@@ -133,7 +133,7 @@ func referenceAgainstDeletion(w *world) {
 		w.put(configuration("d", "x"))
 		release := w.hold(`SELECT identifier FROM declarations WHERE identifier = ?`, "d")
 		remove := func() error {
-			_, err := w.store.DeleteDeclaration(w.ctx, "d")
+			_, err := w.store.DeleteDeclaration(w.ctx, "d", change)
 			return err
 		}
 		refer := func() error {

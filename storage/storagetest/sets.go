@@ -151,7 +151,7 @@ func setVersions(w *world) {
 		{"a notification", false, func() { w.notify(storage.NotifyTargets{Sets: []string{"s"}}) }},
 		{"fan-outs", false, w.drain},
 		{"a failed change", false, func() {
-			_, err := w.store.DeleteDeclaration(w.ctx, "d")
+			_, err := w.store.DeleteDeclaration(w.ctx, "d", change)
 			require.Error(w, err)
 		}},
 		{"a second declaration is added", true, func() { w.add("s", "other") }},

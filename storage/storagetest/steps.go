@@ -18,8 +18,8 @@ const (
 
 // change is the options of a change that tells devices, and held those of one that does not.
 var (
-	change = storage.ChangeOptions{ChangeID: "change"}
-	held   = storage.ChangeOptions{ChangeID: "held", Held: true}
+	change = storage.ChangeOptions{ChangeID: "change", By: "key"}
+	held   = storage.ChangeOptions{ChangeID: "held", Held: true, By: "key"}
 )
 
 // configuration returns a declaration whose payload holds a text.
@@ -61,7 +61,7 @@ func (w *world) touch(identifier string) {
 
 func (w *world) deleteDeclaration(identifier string) (changed bool) {
 	w.Helper()
-	changed, err := w.store.DeleteDeclaration(w.ctx, identifier)
+	changed, err := w.store.DeleteDeclaration(w.ctx, identifier, change)
 	require.NoError(w, err)
 	return changed
 }

@@ -41,7 +41,7 @@ type Database struct {
 func Run(t *testing.T, backend Backend) {
 	for _, subject := range [][]test{
 		declarationTests, setTests, importTests, compositionTests,
-		claimTests, holdTests, deviceTests, notifyTests, fanoutTests, servingTests,
+		claimTests, holdTests, deviceTests, notifyTests, fanoutTests, changeTests, servingTests,
 		overviewTests, numberTests, factTests, summaryTests, summaryPropertyTests, fleetTests,
 		deletionTests, progressTests, statusTests, oddStatusTests, foldPropertyTests,
 		spentTests, eventTests, happeningTests, raceTests, concurrencyTests, transactionTests,

@@ -264,7 +264,7 @@ func touchedDeclarations(w *world) {
 	w.clock.Advance(time.Second)
 	w.apply(w.authenticated(0))
 	touched("a", "b")
-	_, err := w.store.DeleteEnrollment(w.ctx, "e")
+	_, err := w.store.DeleteEnrollment(w.ctx, "e", change)
 	require.NoError(w, err)
 	touched("a", "b")
 	w.assign("e", "s")

@@ -44,7 +44,7 @@ func summariesAfterAnyChange(w *world) {
 			case 4:
 				err = w.store.TouchDeclaration(w.ctx, identifier, change)
 			case 5:
-				_, err = w.store.DeleteEnrollment(w.ctx, id)
+				_, err = w.store.DeleteEnrollment(w.ctx, id, storage.ChangeOptions{})
 			case 6:
 				event := storage.Event{Kind: rapid.SampledFrom(kinds).Draw(t, "event"), ID: id, Tally: 1, At: w.clock.Now()}
 				event.ParentID, _, _ = strings.Cut(id, ":")

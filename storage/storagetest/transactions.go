@@ -49,7 +49,7 @@ func cancelledWhileItWaits(w *world) {
 // cancelledMidway cancels a change of many statements at many moments: all of it is there, or nothing.
 func cancelledMidway(w *world) {
 	const tries, size = 30, 1000
-	finished := 0
+	finished, told := 0, 0
 	for try := range tries {
 		var targets storage.NotifyTargets
 		for i := range size {
@@ -62,16 +62,20 @@ func cancelledMidway(w *world) {
 		enrollments := w.count(`SELECT COUNT(*) FROM enrollments WHERE id LIKE ?`, fmt.Sprintf("e%02d-%%", try))
 		marked := w.count(`SELECT COUNT(*) FROM enrollments WHERE id LIKE ? AND notify_seq = 1`, fmt.Sprintf("e%02d-%%", try))
 		fanouts := w.count(`SELECT COUNT(*) FROM fanouts WHERE set_name LIKE ?`, fmt.Sprintf("s%02d-%%", try))
-		require.Equal(w, []int{enrollments, enrollments}, []int{marked, fanouts}, "half a change")
+		links := w.count(`SELECT COUNT(*) FROM change_fanouts WHERE set_name LIKE ?`, fmt.Sprintf("s%02d-%%", try))
+		require.Equal(w, []int{enrollments, enrollments, enrollments}, []int{marked, fanouts, links}, "half a change")
 		if err != nil {
 			// It may have been cancelled while the answer to the commit was on its way.
 			require.ErrorIs(w, err, context.DeadlineExceeded)
 			require.Contains(w, []int{0, size}, enrollments)
+			told += enrollments / size
 			continue
 		}
 		require.Equal(w, size, enrollments)
 		finished++
+		told++
 	}
+	require.Equal(w, told, w.count(`SELECT COUNT(*) FROM changes`))
 	w.Logf("%d of %d were not cancelled", finished, tries)
 	w.notify(storage.NotifyTargets{Enrollments: []string{"after"}})
 }

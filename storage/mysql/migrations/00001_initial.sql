@@ -133,6 +133,8 @@ CREATE TABLE IF NOT EXISTS fanouts (
     force_id   BIGINT         NOT NULL,
     change_id  VARBINARY(64)  NOT NULL,
     reached    BIGINT         NOT NULL DEFAULT 0,
+    run        BIGINT         NOT NULL,
+    done       TINYINT        NOT NULL DEFAULT 0,
     due_at     BIGINT         NOT NULL,
     PRIMARY KEY (set_name, pending),
     KEY fanouts_due (due_at)
@@ -146,6 +148,41 @@ CREATE TABLE IF NOT EXISTS serving (
 ) ENGINE = InnoDB DEFAULT CHARACTER SET = utf8mb4 COLLATE = utf8mb4_bin;
 
 INSERT IGNORE INTO serving (id) VALUES (1);
+
+CREATE TABLE IF NOT EXISTS changes (
+    id            BIGINT         NOT NULL AUTO_INCREMENT,
+    change_id     VARBINARY(64)  NOT NULL,
+    at            BIGINT         NOT NULL,
+    key_name      VARBINARY(64)  NOT NULL,
+    action        VARBINARY(32)  NOT NULL,
+    declaration   VARBINARY(255) NULL,
+    set_name      VARBINARY(255) NULL,
+    enrollment_id VARBINARY(255) NULL,
+    from_token    VARBINARY(64)  NULL,
+    to_token      VARBINARY(64)  NULL,
+    held          TINYINT        NOT NULL,
+    amount        BIGINT         NULL,
+    reached       BIGINT         NULL,
+    waiting       BIGINT         NOT NULL,
+    of_enrollment TINYINT        NOT NULL,
+    PRIMARY KEY (id),
+    KEY changes_at (at, id),
+    KEY changes_change (change_id, at, id),
+    KEY changes_key (key_name, at, id),
+    KEY changes_action (action, at, id),
+    KEY changes_declaration (declaration, at, id),
+    KEY changes_set (set_name, at, id),
+    KEY changes_enrollment (enrollment_id, at, id),
+    KEY changes_kept (of_enrollment, id)
+) ENGINE = InnoDB DEFAULT CHARACTER SET = utf8mb4 COLLATE = utf8mb4_bin;
+
+CREATE TABLE IF NOT EXISTS change_fanouts (
+    set_name   VARBINARY(255) NOT NULL,
+    run        BIGINT         NOT NULL,
+    change_row BIGINT         NOT NULL,
+    PRIMARY KEY (set_name, run, change_row),
+    KEY change_fanouts_change (change_row)
+) ENGINE = InnoDB DEFAULT CHARACTER SET = utf8mb4 COLLATE = utf8mb4_bin;
 
 CREATE TABLE IF NOT EXISTS status_reports (
     id            BIGINT         NOT NULL AUTO_INCREMENT,
