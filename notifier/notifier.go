@@ -72,7 +72,7 @@ const (
 	// be done twice.
 	stopGrace = 2 * time.Second
 
-	collectInterval = 10 * time.Minute
+	collectInterval = time.Minute
 	collectLimit    = 100
 	// collectAge is a day, for which manifests stay fetchable, and the hour within which they are stored again.
 	collectAge = 26 * time.Hour

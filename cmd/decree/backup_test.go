@@ -182,6 +182,10 @@ func TestRestoreTellsEverybody(t *testing.T) {
 	require.Equal(t, 3, count(`synced_token IS NULL AND fetched_token IS NULL AND asked_token IS NULL AND lease_id IS NULL`))
 	require.Equal(t, 1, count(`id = '`+checkedDevice+`' AND out_of_sync = 1 AND notify_at IS NOT NULL AND command_sent_at IS NOT NULL`))
 	require.Equal(t, 1, count(`id = '`+checkedOther+`' AND notify_at IS NULL`), "it has left")
+	var told int
+	require.NoError(t, restored.QueryRow(`SELECT COUNT(*) FROM changes WHERE key_name = 'decree restore' AND action = 'restore'
+		AND reached = 2 AND waiting = 0`).Scan(&told))
+	require.Equal(t, 1, told, "the log of changes tells of it")
 	require.Equal(t, 1, count(`id = 'HAS-NOTHING' AND out_of_sync = 0 AND command_sent_at IS NULL AND notify_at > `+
 		fmt.Sprint(time.Now().Add(-time.Hour).UnixMicro())))
 }
@@ -203,4 +207,5 @@ func TestDocumentedRestoreOfMySQL(t *testing.T) {
 	s.check()
 	require.Equal(t, 1, s.count(`SELECT COUNT(*) FROM enrollments WHERE id = '`+checkedDevice+`' AND out_of_sync = 1
 		AND notify_at IS NOT NULL AND command_sent_at IS NOT NULL AND synced_token IS NULL AND fetched_token IS NULL`))
+	require.Equal(t, 1, s.count(`SELECT COUNT(*) FROM changes WHERE key_name = 'decree restore' AND reached = 2`))
 }

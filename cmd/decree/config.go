@@ -35,6 +35,7 @@ type config struct {
 	events         eventConfig
 	keepReports    int
 	keepErrors     int
+	keepChanges    int
 	enrollSets     string
 	checkoutSets   string
 	dmVerifyKey    string
@@ -144,6 +145,8 @@ func (c *config) flagSet(output io.Writer) *flag.FlagSet {
 		"key that events at /webhook must be signed with: NanoMDM's -webhook-hmac-key")
 	flags.IntVar(&c.keepReports, "keep-reports", 20, "how many status reports are kept of an enrollment")
 	flags.IntVar(&c.keepErrors, "keep-errors", 50, "how many errors are kept of an enrollment")
+	flags.IntVar(&c.keepChanges, "keep-changes", 100_000,
+		"how many changes are kept for GET /v1/changes, and as many again of those that are about one enrollment")
 	flags.IntVar(&c.events.keep, "keep-events", 100_000, "how many events are kept for GET /v1/events and -event-url")
 	flags.StringVar(&c.events.url, "event-url", "", "URL that events are posted to")
 	flags.StringVar(&c.events.key, "event-hmac-key", "", "key that what is posted to -event-url is signed with")
@@ -205,8 +208,8 @@ func parseConfig(args, environ []string, output io.Writer) (*config, error) {
 	if err := c.notify.validate(); err != nil {
 		return nil, err
 	}
-	if c.keepReports < 1 || c.keepErrors < 1 {
-		return nil, errors.New("-keep-reports and -keep-errors must be 1 or more")
+	if c.keepReports < 1 || c.keepErrors < 1 || c.keepChanges < 1 {
+		return nil, errors.New("-keep-reports, -keep-errors and -keep-changes must be 1 or more")
 	}
 	if err := c.events.validate(); err != nil {
 		return nil, err
@@ -266,7 +269,8 @@ func validateOrigin(origin string) error {
 // storeOptions reads -storage-options.
 func (c *config) storeOptions() (sqlstore.Options, error) {
 	options := sqlstore.Options{
-		KeepReports: c.keepReports, KeepErrors: c.keepErrors, KeepEvents: c.events.keep, NotifyDelay: c.notify.delay,
+		KeepReports: c.keepReports, KeepErrors: c.keepErrors, KeepEvents: c.events.keep, KeepChanges: c.keepChanges,
+		NotifyDelay: c.notify.delay,
 	}
 	if c.notify.delay == 0 {
 		options.NotifyDelay = -1 // there 0 means the default

@@ -131,6 +131,8 @@ func (a *api) routes() []route {
 		{"GET /v1/status-summary", only(a.getStatusSummary, "path", "limit", "after")},
 		{"GET /v1/problems", only(a.getProblems, "limit", "after")},
 
+		{"GET /v1/changes", only(a.getChanges,
+			"change_id", "key", "action", "declaration", "set", "enrollment_id", "since", "until", "limit", "after")},
 		{"GET /v1/events", only(a.getEvents, "after", "limit", "wait", "kind", "enrollment_id")},
 
 		{"GET /v1/notifications", only(a.getNotifications)},

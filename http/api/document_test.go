@@ -266,6 +266,8 @@ func TestTheDocumentsCodesAreReal(t *testing.T) {
 	do("GET", "/v1/status-report/E")
 	do("GET", "/v1/status-report/E?index=1")
 	do("GET", "/v1/status-report/E?index=first")
+	do("GET", "/v1/changes?limit=1")
+	do("GET", "/v1/changes?limit=1001")
 	do("GET", "/v1/events?limit=1")
 	do("GET", "/v1/events?wait=31")
 	do("GET", "/v1/events?after=1000")

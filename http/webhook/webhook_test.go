@@ -11,11 +11,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
 	"github.com/decree-ddm/decree/http/edge"
 	"github.com/decree-ddm/decree/http/webhook"
 	"github.com/decree-ddm/decree/notifier/nanomdm/nanomdmtest"
+	"github.com/decree-ddm/decree/storage"
 )
 
 // send brings an enrollment to where a command "command" of ours is the last.
@@ -169,6 +171,30 @@ func TestMicroMDM(t *testing.T) {
 	require.True(t, w.enrollment("own").Known)
 	w.taken(`{"topic":"mdm.Authenticate","checkin_event":{"udid":"UDID","enrollment_id":"preferred"}}`)
 	require.True(t, w.enrollment("preferred").Known)
+}
+
+// TestChangesOfEvents: which sets an event assigned and removed is in the log of changes, as a change of the MDM's.
+func TestChangesOfEvents(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, webhook.Config{EnrollSets: func(string) []string { return []string{"a", "b"} }, RemoveSets: true})
+	changes := func() []storage.Change {
+		list, _, err := w.store.Changes(t.Context(), storage.ChangeQuery{By: storage.ByEvent, Limit: 100})
+		require.NoError(t, err)
+		return list
+	}
+	w.taken(checkin("mdm.Authenticate", "E", ""))
+	w.taken(checkin("mdm.TokenUpdate", "E", `,"token_update_tally":1`))
+	assigned := changes()
+	require.Len(t, assigned, 2)
+	require.Equal(t, []string{"E", "b", "E", "a"},
+		[]string{assigned[0].EnrollmentID, assigned[0].Set, assigned[1].EnrollmentID, assigned[1].Set})
+	require.NoError(t, uuid.Validate(assigned[0].ChangeID))
+	require.Equal(t, assigned[0].ChangeID, assigned[1].ChangeID, "one event")
+	w.taken(checkin("mdm.CheckOut", "E", ""))
+	removed := changes()
+	require.Len(t, removed, 3)
+	require.Equal(t, storage.ActionDropEnrollmentSets, removed[0].Action)
+	require.NotEqual(t, assigned[0].ChangeID, removed[0].ChangeID)
 }
 
 // TestSignature checks that only who has the key is believed.
