@@ -10,24 +10,25 @@ type Action string
 
 // The actions.
 const (
-	ActionPutDeclaration     Action = "declaration.put"
-	ActionTouchDeclaration   Action = "declaration.touch"
-	ActionDeleteDeclaration  Action = "declaration.delete"
-	ActionPutSetDeclaration  Action = "set-declaration.put"
-	ActionDropSetDeclaration Action = "set-declaration.delete"
-	ActionPutEnrollmentSet   Action = "enrollment-set.put"
-	ActionDropEnrollmentSet  Action = "enrollment-set.delete"
-	ActionDropEnrollmentSets Action = "enrollment-sets.delete"
-	ActionDeleteEnrollment   Action = "enrollment.delete"
-	ActionNotify             Action = "notify"
-	ActionImport             Action = "import"
-	ActionRestore            Action = "restore"
+	ActionPutDeclaration      Action = "declaration.put"
+	ActionTouchDeclaration    Action = "declaration.touch"
+	ActionDeleteDeclaration   Action = "declaration.delete"
+	ActionRollbackDeclaration Action = "declaration.rollback"
+	ActionPutSetDeclaration   Action = "set-declaration.put"
+	ActionDropSetDeclaration  Action = "set-declaration.delete"
+	ActionPutEnrollmentSet    Action = "enrollment-set.put"
+	ActionDropEnrollmentSet   Action = "enrollment-set.delete"
+	ActionDropEnrollmentSets  Action = "enrollment-sets.delete"
+	ActionDeleteEnrollment    Action = "enrollment.delete"
+	ActionNotify              Action = "notify"
+	ActionImport              Action = "import"
+	ActionRestore             Action = "restore"
 )
 
 // Actions are all the actions.
 var Actions = []Action{
-	ActionPutDeclaration, ActionTouchDeclaration, ActionDeleteDeclaration, ActionPutSetDeclaration, ActionDropSetDeclaration,
-	ActionPutEnrollmentSet, ActionDropEnrollmentSet, ActionDropEnrollmentSets, ActionDeleteEnrollment, ActionNotify,
+	ActionPutDeclaration, ActionTouchDeclaration, ActionDeleteDeclaration, ActionRollbackDeclaration,
+	ActionPutSetDeclaration, ActionDropSetDeclaration, ActionPutEnrollmentSet, ActionDropEnrollmentSet, ActionDropEnrollmentSets, ActionDeleteEnrollment, ActionNotify,
 	ActionImport, ActionRestore,
 }
 

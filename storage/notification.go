@@ -98,8 +98,8 @@ type Notifications interface {
 	// under the lease is left alone. When an enrollment was marked since it was claimed, it stays due.
 	Finalise(ctx context.Context, lease Lease, outcomes []Outcome) error
 
-	// Collect deletes what nobody can ask for any more: versions of declarations that were replaced, manifests that were last
-	// served, and results of commands that turned out not to be ours, longer ago than age. At most limit rows of each; it reports
+	// Collect deletes what nobody needs any more: versions of declarations that were replaced and are not among those to
+	// keep, manifests that were last served, and results of commands that turned out not to be ours, longer ago than age. At most limit rows of each; it reports
 	// whether there may be more. It also deletes the oldest rows of the log of changes that are too many.
 	Collect(ctx context.Context, age time.Duration, limit int) (more bool, err error)
 }

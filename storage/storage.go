@@ -11,6 +11,7 @@ package storage
 
 import (
 	"context"
+	"time"
 
 	"github.com/decree-ddm/decree/ddm"
 )
@@ -43,12 +44,34 @@ type Declarations interface {
 	// DeleteDeclaration reports whether there was something to delete. It returns *InUseError while a set holds the
 	// declaration or another declaration refers to it.
 	DeleteDeclaration(ctx context.Context, identifier string, options ChangeOptions) (changed bool, err error)
+	// RollbackDeclaration puts the content of an earlier version, also of a declaration that was deleted, and reports whether
+	// that is another one than now. Its ServerToken follows the rules of any content that is put. It returns ErrNotFound when
+	// there is no such version, and *MissingReferencesError as PutDeclaration does.
+	RollbackDeclaration(ctx context.Context, identifier, serverToken string, options ChangeOptions) (changed bool, err error)
+	// DeclarationVersions lists the versions that are kept of a declaration, which may be deleted: the current one, and then
+	// the others, those first that were current last. Next is where to go on, nil at the end. ErrNotFound: there are none.
+	DeclarationVersions(ctx context.Context, identifier string, after VersionPlace, limit int) (
+		list []Version, next *VersionPlace, err error)
 	// Declaration returns a declaration as it is now, or ErrNotFound.
 	Declaration(ctx context.Context, identifier string) (*ddm.Declaration, error)
 	// DeclarationIdentifiers lists all identifiers.
 	DeclarationIdentifiers(ctx context.Context, page Page) ([]string, error)
 	// DeclarationSets lists the sets that hold a declaration; none for an unknown one.
 	DeclarationSets(ctx context.Context, identifier string, page Page) ([]string, error)
+}
+
+// Version is a version of a declaration, without its content.
+type Version struct {
+	ServerToken, Type string
+	CreatedAt         time.Time
+	ReplacedAt        time.Time // zero: it is the current one
+	By                string    // who made it, empty if that is not known
+}
+
+// VersionPlace is the place of a version in a list: after the zero value there are all.
+type VersionPlace struct {
+	ReplacedAt  time.Time
+	ServerToken string
 }
 
 // Sets keeps which declarations each set holds. A set needs no creation: it exists as long as it holds something.

@@ -36,6 +36,7 @@ type config struct {
 	keepReports    int
 	keepErrors     int
 	keepChanges    int
+	keepVersions   int
 	enrollSets     string
 	checkoutSets   string
 	dmVerifyKey    string
@@ -145,6 +146,8 @@ func (c *config) flagSet(output io.Writer) *flag.FlagSet {
 		"key that events at /webhook must be signed with: NanoMDM's -webhook-hmac-key")
 	flags.IntVar(&c.keepReports, "keep-reports", 20, "how many status reports are kept of an enrollment")
 	flags.IntVar(&c.keepErrors, "keep-errors", 50, "how many errors are kept of an enrollment")
+	flags.IntVar(&c.keepVersions, "keep-versions", 20,
+		"how many earlier versions are kept of a declaration, besides those that devices may still fetch")
 	flags.IntVar(&c.keepChanges, "keep-changes", 100_000,
 		"how many changes are kept for GET /v1/changes, and as many again of those that are about one enrollment")
 	flags.IntVar(&c.events.keep, "keep-events", 100_000, "how many events are kept for GET /v1/events and -event-url")
@@ -211,6 +214,9 @@ func parseConfig(args, environ []string, output io.Writer) (*config, error) {
 	if c.keepReports < 1 || c.keepErrors < 1 || c.keepChanges < 1 {
 		return nil, errors.New("-keep-reports, -keep-errors and -keep-changes must be 1 or more")
 	}
+	if c.keepVersions < 0 {
+		return nil, errors.New("-keep-versions must not be negative")
+	}
 	if err := c.events.validate(); err != nil {
 		return nil, err
 	}
@@ -270,10 +276,14 @@ func validateOrigin(origin string) error {
 func (c *config) storeOptions() (sqlstore.Options, error) {
 	options := sqlstore.Options{
 		KeepReports: c.keepReports, KeepErrors: c.keepErrors, KeepEvents: c.events.keep, KeepChanges: c.keepChanges,
-		NotifyDelay: c.notify.delay,
+		KeepVersions: c.keepVersions, NotifyDelay: c.notify.delay,
 	}
+	// There 0 means the default.
 	if c.notify.delay == 0 {
-		options.NotifyDelay = -1 // there 0 means the default
+		options.NotifyDelay = -1
+	}
+	if c.keepVersions == 0 {
+		options.KeepVersions = -1
 	}
 	if c.storageOptions == "" {
 		return options, nil

@@ -66,6 +66,7 @@ func TestFlags(t *testing.T) {
 		{"events to a URL", []string{"-api", "k", "-event-url", "https://h/x?y=z", "-event-hmac-key", "x", "-keep-events", "1"}, nil, nil},
 		{"no reports", []string{"-api", "k", "-keep-reports", "0"}, nil, []string{"-keep-reports"}},
 		{"no errors", []string{"-api", "k", "-keep-errors", "-1"}, nil, []string{"-keep-errors"}},
+		{"fewer versions than none", []string{"-api", "k", "-keep-versions", "-1"}, nil, []string{"-keep-versions"}},
 		{"no changes", []string{"-api", "k", "-keep-changes", "0"}, nil, []string{"-keep-changes"}},
 		{"no events", []string{"-api", "k", "-keep-events", "0"}, nil, []string{"-keep-events"}},
 		{"events to a path", []string{"-api", "k", "-event-url", "/x"}, nil, []string{"-event-url", "https://"}},
@@ -108,7 +109,8 @@ func TestEnvironment(t *testing.T) {
 	require.Equal(t, &config{
 		listen: listenConfig{address: ":9002"}, apiKey: "k", storage: "sqlite", storageDSN: "decree.db", checkoutSets: "keep",
 		notify: notifyConfig{interval: 6 * time.Hour, delay: 500 * time.Millisecond, batch: 100, workers: 4},
-		events: eventConfig{keep: 100_000}, keepReports: 20, keepErrors: 50, keepChanges: 100_000, logFormat: "text",
+		events: eventConfig{keep: 100_000}, keepReports: 20, keepErrors: 50, keepChanges: 100_000, keepVersions: 20,
+		logFormat: "text",
 	}, defaults)
 
 	environ := []string{
@@ -121,7 +123,8 @@ func TestEnvironment(t *testing.T) {
 		"DECREE_NOTIFY_WORKERS=5", "DECREE_NOTIFY_DELAY=0s", "DECREE_WEBHOOK_HMAC_KEY=webhook",
 		"DECREE_ENROLL_SETS=Device=base,User=base-user", "DECREE_CHECKOUT_SETS=remove",
 		"DECREE_KEEP_EVENTS=6", "DECREE_LOG_FORMAT=json", "DECREE_KEEP_REPORTS=8", "DECREE_KEEP_ERRORS=9",
-		"DECREE_KEEP_CHANGES=10", "DECREE_EVENT_URL=https://h/e", "DECREE_EVENT_HMAC_KEY=event",
+		"DECREE_KEEP_CHANGES=10", "DECREE_KEEP_VERSIONS=11",
+		"DECREE_EVENT_URL=https://h/e", "DECREE_EVENT_HMAC_KEY=event",
 		"DECREE_DM_VERIFY_HMAC_KEY=verify", "DECREE_DM_SIGN_HMAC_KEY=sign",
 		"DECREE_SHARD=true", "DECREE_DEBUG=1", "DECREE_VERSION=true", "DECREEX=1", "OTHER=x", "=",
 	}
@@ -135,7 +138,7 @@ func TestEnvironment(t *testing.T) {
 		microMDM: true, notify: notifyConfig{interval: 2 * time.Hour, rate: 3, batch: 4, workers: 5},
 		webhookKey: "webhook", enrollSets: "Device=base,User=base-user", checkoutSets: "remove",
 		events: eventConfig{keep: 6, url: "https://h/e", key: "event"}, dmVerifyKey: "verify", dmSignKey: "sign",
-		keepReports: 8, keepErrors: 9, keepChanges: 10, logFormat: "json",
+		keepReports: 8, keepErrors: 9, keepChanges: 10, keepVersions: 11, logFormat: "json",
 	}, got)
 	got, err = parseConfig([]string{"-api", "flag", "--storage=sqlite", "-storage-dsn", "f", "-shard=false"}, environ, io.Discard)
 	require.NoError(t, err)

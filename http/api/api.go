@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/decree-ddm/decree/ddm"
 	"github.com/decree-ddm/decree/http/edge"
 	"github.com/decree-ddm/decree/storage"
 )
@@ -23,6 +24,8 @@ type Store interface {
 	storage.Overview
 	storage.Fleet
 	storage.Changes
+	// DeclarationVersion is that of storage.Compositions.
+	DeclarationVersion(ctx context.Context, identifier, serverToken string) (*ddm.Declaration, error)
 	// Happenings is that of storage.Happenings.
 	Happenings(ctx context.Context, query storage.HappeningQuery) (*storage.HappeningPage, error)
 	// Notify is that of storage.Notifications.
@@ -102,7 +105,8 @@ func (a *api) routes() []route {
 		{"PUT /v1/declarations", a.putDeclaration},
 		{"GET /v1/declarations/{id...}", a.getDeclaration},
 		{"DELETE /v1/declarations/{id...}", a.deleteDeclaration},
-		{"POST /v1/declarations/{path...}", a.touchDeclaration},
+		{"POST /v1/declarations/{path...}", a.postDeclaration},
+		{"GET /v1/declaration-versions/{id...}", only(a.getDeclarationVersions, "token", "limit", "after")},
 		{"GET /v1/declaration-sets/{id...}", a.getDeclarationSets},
 		{"GET /v1/declaration-summary", only(a.getDeclarationSummaries, "limit", "after")},
 		{"GET /v1/declaration-summary/{id...}", only(a.getDeclarationSummary)},

@@ -1,7 +1,6 @@
 package api
 
 import (
-	"fmt"
 	"net/http"
 	"slices"
 	"strconv"
@@ -108,18 +107,20 @@ func changeQuery(q query) (query storage.ChangeQuery, err error) {
 
 // changePlaceText is a place in the log as it stands in the query.
 func changePlaceText(place storage.ChangePlace) string {
-	return fmt.Sprintf("%d-%d", place.At.UnixMicro(), place.ID)
+	return placeText(place.At, strconv.FormatInt(place.ID, 10))
 }
 
 func parseChangePlace(text string) (place storage.ChangePlace, err error) {
 	if text == "" {
 		return place, nil
 	}
-	first, second, _ := strings.Cut(text, "-")
-	at, atErr := strconv.ParseInt(first, 10, 64)
-	id, idErr := strconv.ParseInt(second, 10, 64)
-	if atErr != nil || idErr != nil || at < 0 || id <= 0 {
-		return place, invalid("after", "must be from the Link of another page")
+	at, rest, err := parsePlace(text)
+	if err != nil {
+		return place, err
 	}
-	return storage.ChangePlace{At: time.UnixMicro(at), ID: id}, nil
+	id, err := strconv.ParseInt(rest, 10, 64)
+	if err != nil || id <= 0 {
+		return place, errNoPlace
+	}
+	return storage.ChangePlace{At: at, ID: id}, nil
 }

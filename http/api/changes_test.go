@@ -246,6 +246,6 @@ func TestChangesRefuseWhatTheyDoNotKnow(t *testing.T) {
 	} {
 		s.do("GET", "/v1/changes?"+query).fails(400, field)
 	}
-	s.do("GET", "/v1/changes?action=odd").fails(400, "declaration.touch")
+	s.do("GET", "/v1/changes?action=odd").fails(400, "declaration.rollback")
 	s.do("POST", "/v1/changes").is(405)
 }

@@ -48,8 +48,12 @@ func (a *api) getDeclaration(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return unknownDeclaration(err, identifier)
 	}
+	return writeDeclaration(w, declaration)
+}
+
+func writeDeclaration(w http.ResponseWriter, declaration *ddm.Declaration) error {
 	w.Header().Set("Content-Type", "application/json")
-	_, err = w.Write(append(declaration.JSON(), '\n'))
+	_, err := w.Write(append(declaration.JSON(), '\n'))
 	return err
 }
 
@@ -70,14 +74,21 @@ func (a *api) deleteDeclaration(w http.ResponseWriter, r *http.Request) error {
 	return a.finish(w, c, changed)
 }
 
-// touchDeclaration serves /v1/declarations/{id}/touch. Since an identifier may hold slashes, the end of the path is
-// taken off here.
-func (a *api) touchDeclaration(w http.ResponseWriter, r *http.Request) error {
-	identifier, isTouch := strings.CutSuffix(r.PathValue("path"), "/touch")
-	if !isTouch {
-		return edge.NewError(http.StatusNotFound,
-			"there is nothing at this path: to touch a declaration, POST to /v1/declarations/ID/touch")
+// postDeclaration serves /v1/declarations/{id}/touch and /v1/declarations/{id}/rollback. Since an identifier may hold
+// slashes, the end of the path is taken off here.
+func (a *api) postDeclaration(w http.ResponseWriter, r *http.Request) error {
+	path := r.PathValue("path")
+	if identifier, is := strings.CutSuffix(path, "/touch"); is {
+		return a.touchDeclaration(w, r, identifier)
 	}
+	if identifier, is := strings.CutSuffix(path, "/rollback"); is {
+		return a.rollbackDeclaration(w, r, identifier)
+	}
+	return edge.NewError(http.StatusNotFound, "there is nothing at this path: to touch a declaration, POST to "+
+		"/v1/declarations/ID/touch, and to roll it back, to /v1/declarations/ID/rollback?to=TOKEN")
+}
+
+func (a *api) touchDeclaration(w http.ResponseWriter, r *http.Request, identifier string) error {
 	c, err := newChange(r)
 	if err != nil {
 		return err

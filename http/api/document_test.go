@@ -48,6 +48,7 @@ func TestTheDocumentHasEveryRouteAndNoOther(t *testing.T) {
 	for _, route := range slices.Concat((&api{}).routes(), health{}.routes()) {
 		pattern := strings.ReplaceAll(route.pattern, "...}", "}")
 		if pattern == "POST /v1/declarations/{path}" {
+			served = append(served, "POST /v1/declarations/{id}/rollback")
 			pattern = "POST /v1/declarations/{id}/touch"
 		}
 		if pattern == "POST /v1/enrollments/{path}" {
@@ -200,6 +201,23 @@ func TestTheDocumentsCodesAreReal(t *testing.T) {
 	do("POST", "/v1/declarations/touched/touch?verbose=1")
 	do("POST", "/v1/declarations/unknown/touch")
 	do("POST", "/v1/declarations/touched/touch?nonotify=%zz")
+	do("GET", "/v1/declaration-versions/touched?limit=1")
+	do("GET", "/v1/declaration-versions/touched?token="+s.serverToken("touched"))
+	do("GET", "/v1/declaration-versions/unknown")
+	do("GET", "/v1/declaration-versions/touched?after=x")
+	first := s.serverToken("new")
+	s.do("PUT", "/v1/declarations", body(`{"Identifier":"new","Type":"com.apple.activation.simple","Payload":{
+		"StandardConfigurations":["D"]}}`)).is(204)
+	second := s.serverToken("new")
+	do("POST", "/v1/declarations/new/rollback?to="+first)
+	do("POST", "/v1/declarations/new/rollback?to="+first)
+	do("POST", "/v1/declarations/new/rollback?verbose=1&to="+second)
+	do("POST", "/v1/declarations/new/rollback?to=unknown")
+	do("POST", "/v1/declarations/new/rollback")
+	s.do("POST", "/v1/declarations/new/rollback?to="+first).is(204)
+	s.do("DELETE", "/v1/declarations/D").is(204)
+	do("POST", "/v1/declarations/new/rollback?to="+second)
+	s.given("D")
 	do("GET", "/v1/declaration-sets/used")
 	do("GET", "/v1/declaration-sets/used?limit=x")
 	do("GET", "/v1/declaration-summary")

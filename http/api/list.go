@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
+	"time"
 
 	"github.com/decree-ddm/decree/http/edge"
 	"github.com/decree-ddm/decree/storage"
@@ -63,6 +65,30 @@ func linkNext(w http.ResponseWriter, r *http.Request, q query, page storage.Page
 	q.Set("after", page.After)
 	next := url.URL{Path: r.URL.Path, RawPath: r.URL.RawPath, RawQuery: q.Encode()}
 	w.Header().Set("Link", "<"+next.String()+`>; rel="next"`)
+}
+
+// errNoPlace says that a page cannot begin where it is asked to.
+var errNoPlace = invalid("after", "must be from the Link of another page")
+
+// placeText is a place in a list that is sorted by times, and then by something else, as it stands in the query.
+func placeText(at time.Time, rest string) string {
+	micros := int64(0)
+	if !at.IsZero() {
+		micros = at.UnixMicro()
+	}
+	return strconv.FormatInt(micros, 10) + "-" + rest
+}
+
+func parsePlace(text string) (at time.Time, rest string, err error) {
+	before, rest, _ := strings.Cut(text, "-")
+	micros, err := strconv.ParseInt(before, 10, 64)
+	if err != nil || micros < 0 || rest == "" {
+		return at, "", errNoPlace
+	}
+	if micros > 0 {
+		at = time.UnixMicro(micros)
+	}
+	return at, rest, nil
 }
 
 // listAll writes a list page by page. Nothing is written before the first page is read: what goes wrong usually goes

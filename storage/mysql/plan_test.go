@@ -42,7 +42,7 @@ func TestPlans(t *testing.T) {
 	recorded := sql.OpenDB(recorder)
 	clock := storagetest.NewClock()
 	store, err := sqlstore.New(ctx, recorded, recorded, dialect, sqlstore.Options{
-		NotifyDelay: -1, Clock: clock.Now, KeepChanges: 100,
+		NotifyDelay: -1, Clock: clock.Now, KeepChanges: 100, KeepVersions: 1,
 	})
 	require.NoError(t, err)
 	storagetest.Exercise(ctx, t, store, clock)
@@ -58,7 +58,7 @@ func TestPlans(t *testing.T) {
 		`UPDATE enrollments SET attempts = 1, last_error = 'x', out_of_sync = 1 WHERE id < 'e2000'`,
 		`UPDATE enrollments SET lease_until = 9000000000000000 WHERE id <= 'e3000'`,
 		`UPDATE fanouts SET due_at = 1 WHERE set_name >= 'other2000'`,
-		`UPDATE declaration_versions SET replaced_at = 1 WHERE identifier > 'd2000'`,
+		`UPDATE declaration_versions SET replaced_at = 1, collect_from = 1 WHERE identifier > 'd2000'`,
 		`UPDATE manifests SET served_at = 1 WHERE token > 't2000'`,
 	} {
 		_, err := db.ExecContext(ctx, state)

@@ -79,11 +79,14 @@ CREATE TABLE declaration_versions (
     server_token varbinary(64) NOT NULL,
     type varbinary(255) NOT NULL,
     class varbinary(32) NOT NULL,
-    payload longtext COLLATE utf8mb4_bin NOT NULL,
+    key_name varbinary(64) NOT NULL DEFAULT '',
     created_at bigint NOT NULL,
     replaced_at bigint,
+    collect_from bigint,
+    payload longtext COLLATE utf8mb4_bin NOT NULL,
     PRIMARY KEY (identifier, server_token),
-    KEY declaration_versions_replaced (replaced_at)
+    KEY declaration_versions_collect (collect_from),
+    KEY declaration_versions_history (identifier, replaced_at, server_token)
 ) ENGINE InnoDB COLLATE utf8mb4_bin;
 
 CREATE TABLE early_results (

@@ -48,7 +48,7 @@ func TestPlans(t *testing.T) {
 	recorded := sql.OpenDB(recorder)
 	clock := storagetest.NewClock()
 	store, err := sqlstore.New(ctx, recorded, recorded, dialect, sqlstore.Options{
-		NotifyDelay: -1, Clock: clock.Now, KeepChanges: 100,
+		NotifyDelay: -1, Clock: clock.Now, KeepChanges: 100, KeepVersions: 1,
 	})
 	require.NoError(t, err)
 	storagetest.Exercise(ctx, t, store, clock)

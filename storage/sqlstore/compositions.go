@@ -82,21 +82,20 @@ func (s *Store) Manifest(ctx context.Context, token string) ([]byte, error) {
 
 // Collect implements storage.Notifications.
 func (s *Store) Collect(ctx context.Context, age time.Duration, limit int) (more bool, err error) {
-	old := s.now() + fmt.Sprintf(" - %d", age.Microseconds())
-	type version struct{ identifier, serverToken string }
-	var versions []version
-	err = queryRows(ctx, s.read, func(rows *sql.Rows) error {
-		var v version
-		if err := rows.Scan(&v.identifier, &v.serverToken); err != nil {
-			return err
-		}
-		versions = append(versions, v)
-		return nil
-	}, `SELECT identifier, server_token FROM declaration_versions WHERE replaced_at < `+old+`
-		ORDER BY replaced_at LIMIT ?`, limit)
-	if err != nil {
-		return false, fmt.Errorf("looking for old versions: %w", err)
+	if err := s.trimChanges(ctx, limit); err != nil {
+		return false, err
 	}
+	versions, err := s.collectVersions(ctx, age, limit)
+	if err != nil {
+		return false, err
+	}
+	others, err := s.collectOthers(ctx, age, limit)
+	return err == nil && (versions || others), err
+}
+
+// collectOthers deletes manifests and results of commands.
+func (s *Store) collectOthers(ctx context.Context, age time.Duration, limit int) (more bool, err error) {
+	old := s.now() + fmt.Sprintf(" - %d", age.Microseconds())
 	manifests, err := queryStrings(ctx, s.read, `SELECT token FROM manifests WHERE served_at < `+old+`
 		ORDER BY served_at LIMIT ?`, limit)
 	if err != nil {
@@ -116,20 +115,11 @@ func (s *Store) Collect(ctx context.Context, age time.Duration, limit int) (more
 	if err != nil {
 		return false, fmt.Errorf("looking for old results of commands: %w", err)
 	}
-	if err := s.trimChanges(ctx, limit); err != nil {
-		return false, err
-	}
-	if len(versions) == 0 && len(manifests) == 0 && len(results) == 0 {
+	if len(manifests) == 0 && len(results) == 0 {
 		return false, nil
 	}
 	err = s.inTx(ctx, background, "collecting", func(t *tx) error {
-		// The age is compared again: a version may have become current, a manifest may have been served.
-		for _, v := range versions {
-			if _, err := t.exec(`DELETE FROM declaration_versions
-				WHERE identifier = ? AND server_token = ? AND replaced_at < `+old, v.identifier, v.serverToken); err != nil {
-				return err
-			}
-		}
+		// The age is compared again: a manifest may have been served.
 		for _, token := range manifests {
 			if _, err := t.exec(`DELETE FROM manifests WHERE token = ? AND served_at < `+old, token); err != nil {
 				return err
@@ -143,5 +133,5 @@ func (s *Store) Collect(ctx context.Context, age time.Duration, limit int) (more
 		}
 		return nil
 	})
-	return err == nil && max(len(versions), len(manifests), len(results)) == limit, err
+	return err == nil && max(len(manifests), len(results)) == limit, err
 }

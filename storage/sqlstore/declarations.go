@@ -3,8 +3,6 @@ package sqlstore
 import (
 	"context"
 	"database/sql"
-	"errors"
-	"fmt"
 	"slices"
 
 	"github.com/decree-ddm/decree/ddm"
@@ -45,38 +43,67 @@ func (t *tx) lockDeclarations(identifiers ...string) (map[string]declarationRow,
 func (s *Store) PutDeclaration(
 	ctx context.Context, declaration *ddm.Declaration, options storage.ChangeOptions,
 ) (changed bool, err error) {
-	contentHash := declaration.ContentHash()
-	references := declaration.References()
+	content := contentOf(declaration)
 	err = s.inTx(ctx, foreground, "putting a declaration", func(t *tx) error {
-		changed = false
-		locked, err := t.lockDeclarations(append(slices.Clone(references), declaration.Identifier)...)
+		changed, err = t.putContent(content, storage.ActionPutDeclaration, options)
+		return err
+	})
+	return changed, err
+}
+
+// RollbackDeclaration implements storage.Declarations.
+func (s *Store) RollbackDeclaration(
+	ctx context.Context, identifier, serverToken string, options storage.ChangeOptions,
+) (changed bool, err error) {
+	err = s.inTx(ctx, foreground, "rolling a declaration back", func(t *tx) error {
+		version, err := readVersion(t.ctx, t.raw, identifier, serverToken)
 		if err != nil {
 			return err
 		}
-		missing := slices.DeleteFunc(slices.Clone(references), func(identifier string) bool {
-			_, exists := locked[identifier]
-			return exists
-		})
-		if len(missing) > 0 {
-			return &storage.MissingReferencesError{Identifier: declaration.Identifier, Missing: missing}
-		}
-		row, exists := locked[declaration.Identifier]
-		if exists && row.contentHash == contentHash {
-			return nil
-		}
-		changed = true
-		serverToken, touches := nextToken(contentHash, row.touches, row.serverToken)
-		if err := t.writeDeclaration(declaration, row, exists, serverToken, contentHash, touches); err != nil {
-			return err
-		}
-		if err := t.replaceReferences(declaration.Identifier, references); err != nil {
-			return err
-		}
-		return t.recordContent(options, changeEntry{
-			action: storage.ActionPutDeclaration, declaration: declaration.Identifier, from: row.serverToken, to: serverToken,
-		})
+		changed, err = t.putContent(contentOf(version), storage.ActionRollbackDeclaration, options)
+		return err
 	})
 	return changed, err
+}
+
+// content is what is to become of a declaration, and what follows from it.
+type content struct {
+	*ddm.Declaration
+	contentHash string
+	references  []string
+}
+
+func contentOf(declaration *ddm.Declaration) content {
+	return content{declaration, declaration.ContentHash(), declaration.References()}
+}
+
+// putContent creates or replaces a declaration, and reports whether anything changed.
+func (t *tx) putContent(c content, action storage.Action, options storage.ChangeOptions) (changed bool, err error) {
+	locked, err := t.lockDeclarations(append(slices.Clone(c.references), c.Identifier)...)
+	if err != nil {
+		return false, err
+	}
+	missing := slices.DeleteFunc(slices.Clone(c.references), func(identifier string) bool {
+		_, exists := locked[identifier]
+		return exists
+	})
+	if len(missing) > 0 {
+		return false, &storage.MissingReferencesError{Identifier: c.Identifier, Missing: missing}
+	}
+	row, exists := locked[c.Identifier]
+	if exists && row.contentHash == c.contentHash {
+		return false, nil
+	}
+	serverToken, touches := nextToken(c.contentHash, row.touches, row.serverToken)
+	if err := t.writeDeclaration(c.Declaration, row, exists, serverToken, c.contentHash, touches, options.By); err != nil {
+		return false, err
+	}
+	if err := t.replaceReferences(c.Identifier, c.references); err != nil {
+		return false, err
+	}
+	return true, t.recordContent(options, changeEntry{
+		action: action, declaration: c.Identifier, from: row.serverToken, to: serverToken,
+	})
 }
 
 // nextToken returns the ServerToken of a content that was touched so often, and how often it was. A token that was imported
@@ -93,7 +120,7 @@ func nextToken(contentHash string, touches int64, current string) (serverToken s
 // writeDeclaration makes a declaration what it is to be now, its references aside. The row is what it was until now, if it
 // existed.
 func (t *tx) writeDeclaration(
-	declaration *ddm.Declaration, row declarationRow, exists bool, serverToken, contentHash string, touches int64,
+	declaration *ddm.Declaration, row declarationRow, exists bool, serverToken, contentHash string, touches int64, by string,
 ) error {
 	t.touchedDeclarations = append(t.touchedDeclarations, declaration.Identifier)
 	if exists {
@@ -113,23 +140,7 @@ func (t *tx) writeDeclaration(
 	} else if err := t.createSummary(declaration.Identifier, serverToken); err != nil {
 		return err
 	}
-	return t.insertVersion(declaration, serverToken)
-}
-
-// retireVersion notes that a version is no longer the current one; it can still be fetched for a while.
-func (t *tx) retireVersion(identifier, serverToken string) error {
-	_, err := t.exec(`UPDATE declaration_versions SET replaced_at = `+t.now+`
-		WHERE identifier = ? AND server_token = ?`, identifier, serverToken)
-	return err
-}
-
-// insertVersion stores the content of the current version. One that was current before may be there still.
-func (t *tx) insertVersion(declaration *ddm.Declaration, serverToken string) error {
-	_, err := t.exec(`INSERT INTO declaration_versions
-		(identifier, server_token, type, class, payload, created_at, replaced_at)
-		VALUES (?, ?, ?, ?, ?, `+t.now+`, NULL) `+t.dialect.Upsert("identifier, server_token")+` replaced_at = NULL`,
-		declaration.Identifier, serverToken, declaration.Type, string(declaration.Class), string(declaration.Payload))
-	return err
+	return t.insertVersion(declaration, serverToken, by)
 }
 
 func (t *tx) replaceReferences(identifier string, references []string) error {
@@ -178,7 +189,9 @@ func (s *Store) TouchDeclaration(ctx context.Context, identifier string, options
 			return err
 		}
 		serverToken, touches := nextToken(row.contentHash, row.touches+1, row.serverToken)
-		if err := t.writeDeclaration(declaration, row, true, serverToken, row.contentHash, touches); err != nil {
+		if err := t.writeDeclaration(
+			declaration, row, true, serverToken, row.contentHash, touches, options.By,
+		); err != nil {
 			return err
 		}
 		return t.recordContent(options, changeEntry{
@@ -243,34 +256,6 @@ func (s *Store) Declaration(ctx context.Context, identifier string) (*ddm.Declar
 		FROM declarations d
 		JOIN declaration_versions v ON v.identifier = d.identifier AND v.server_token = d.server_token
 		WHERE d.identifier = ?`, identifier))
-}
-
-// DeclarationVersion implements storage.Compositions.
-func (s *Store) DeclarationVersion(ctx context.Context, identifier, serverToken string) (*ddm.Declaration, error) {
-	return readVersion(ctx, s.read, identifier, serverToken)
-}
-
-type rowQueryer interface {
-	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
-}
-
-func readVersion(ctx context.Context, q rowQueryer, identifier, serverToken string) (*ddm.Declaration, error) {
-	return scanDeclaration(q.QueryRowContext(ctx, `SELECT identifier, type, class, payload, server_token
-		FROM declaration_versions WHERE identifier = ? AND server_token = ?`, identifier, serverToken))
-}
-
-func scanDeclaration(row *sql.Row) (*ddm.Declaration, error) {
-	var declaration ddm.Declaration
-	var class string
-	err := row.Scan(&declaration.Identifier, &declaration.Type, &class, &declaration.Payload, &declaration.ServerToken)
-	if errors.Is(err, sql.ErrNoRows) {
-		return nil, storage.ErrNotFound
-	}
-	if err != nil {
-		return nil, fmt.Errorf("reading a declaration: %w", err)
-	}
-	declaration.Class = ddm.Class(class)
-	return &declaration, nil
 }
 
 // DeclarationIdentifiers implements storage.Declarations.

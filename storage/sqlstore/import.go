@@ -13,13 +13,6 @@ import (
 	"github.com/decree-ddm/decree/storage"
 )
 
-// imported is a declaration that is to be imported, and what follows from it.
-type imported struct {
-	*ddm.Declaration
-	contentHash string
-	references  []string
-}
-
 // longestTurn bounds for how long an import leaves the database to others after a transaction.
 const longestTurn = 50 * time.Millisecond
 
@@ -43,9 +36,9 @@ func (s *Store) inImport(ctx context.Context, operation string, fn func(*tx) err
 func (s *Store) ImportDeclarations(
 	ctx context.Context, declarations []*ddm.Declaration, options storage.ImportOptions,
 ) (results []storage.ImportResult, err error) {
-	batch := make([]imported, len(declarations))
+	batch := make([]content, len(declarations))
 	for i, declaration := range declarations {
-		batch[i] = imported{declaration, declaration.ContentHash(), declaration.References()}
+		batch[i] = contentOf(declaration)
 	}
 	err = s.inImport(ctx, "importing declarations", func(t *tx) error {
 		results, err = t.importDeclarations(batch, options)
@@ -54,7 +47,7 @@ func (s *Store) ImportDeclarations(
 	return results, err
 }
 
-func (t *tx) importDeclarations(batch []imported, options storage.ImportOptions) ([]storage.ImportResult, error) {
+func (t *tx) importDeclarations(batch []content, options storage.ImportOptions) ([]storage.ImportResult, error) {
 	var identifiers []string
 	for _, declaration := range batch {
 		identifiers = append(append(identifiers, declaration.Identifier), declaration.references...)
@@ -88,7 +81,7 @@ func (t *tx) importDeclarations(batch []imported, options storage.ImportOptions)
 			replaced = append(replaced, declaration.Identifier)
 		}
 		if err := t.writeDeclaration(
-			declaration.Declaration, row, exists, declaration.ServerToken, declaration.contentHash, row.touches,
+			declaration.Declaration, row, exists, declaration.ServerToken, declaration.contentHash, row.touches, options.By,
 		); err != nil {
 			return nil, err
 		}
@@ -140,7 +133,7 @@ func (r declarationRow) asImported() bool {
 
 // judge says what is to become of a declaration, its references aside.
 func (t *tx) judge(
-	declaration imported, locked map[string]declarationRow, options storage.ImportOptions,
+	declaration content, locked map[string]declarationRow, options storage.ImportOptions,
 ) (result storage.ImportResult, err error) {
 	row, exists := locked[declaration.Identifier]
 	same := exists && row.contentHash == declaration.contentHash
@@ -166,7 +159,7 @@ func (t *tx) judge(
 
 // refuseDangling refuses what refers to declarations that neither exist nor come along.
 func refuseDangling(
-	batch []imported, results []storage.ImportResult, locked map[string]declarationRow, options storage.ImportOptions,
+	batch []content, results []storage.ImportResult, locked map[string]declarationRow, options storage.ImportOptions,
 ) {
 	coming := map[string]bool{}
 	for i, declaration := range batch {

@@ -27,6 +27,9 @@ type Options struct {
 	// KeepChanges bounds the log of changes: of those that are about one enrollment, and of the others. The default is
 	// 100,000.
 	KeepChanges int
+	// KeepVersions is how many versions of each declaration are kept when they are replaced, besides those that devices may
+	// still fetch. Negative means none; the default is 20.
+	KeepVersions int
 	// MaxLooked is how many enrollments a page of a list looks at, and MaxCounted where counts stop. The defaults are 5000
 	// and 10000; less is for tests.
 	MaxLooked, MaxCounted int
@@ -56,6 +59,10 @@ func (o Options) withDefaults() Options {
 	if o.KeepChanges <= 0 {
 		o.KeepChanges = 100_000
 	}
+	if o.KeepVersions == 0 {
+		o.KeepVersions = 20
+	}
+	o.KeepVersions = max(o.KeepVersions, 0)
 	if o.MaxLooked <= 0 {
 		o.MaxLooked = 5000
 	}

@@ -117,6 +117,11 @@ func changesOfEachKind(w *world) {
 			return storage.Change{Action: "declaration.delete", Declaration: "d", FromToken: before, Reach: reached(0)}
 		}},
 		{"delete again", func() (bool, error) { return w.store.DeleteDeclaration(w.ctx, "d", options) }, nil},
+		{"roll back to what never was", func() (bool, error) {
+			_, err := w.store.RollbackDeclaration(w.ctx, "d", "unknown", options)
+			require.ErrorIs(w, err, storage.ErrNotFound)
+			return false, nil
+		}, nil},
 		{"touch what is not there", func() (bool, error) {
 			err := w.store.TouchDeclaration(w.ctx, "d", options)
 			require.ErrorIs(w, err, storage.ErrNotFound)
@@ -125,6 +130,17 @@ func changesOfEachKind(w *world) {
 		{"create again", put("third"), func() storage.Change {
 			return storage.Change{Action: "declaration.put", Declaration: "d", ToToken: token(), Reach: reached(0)}
 		}},
+		{"roll back", func() (bool, error) {
+			first := ddm.ServerToken(configuration("d", "first").ContentHash(), 0)
+			return w.store.RollbackDeclaration(w.ctx, "d", first, quiet)
+		}, func() storage.Change {
+			return storage.Change{
+				Action: "declaration.rollback", Declaration: "d", FromToken: before, ToToken: token(), Held: true, Reach: reached(0),
+			}
+		}},
+		{"roll back to the same", func() (bool, error) {
+			return w.store.RollbackDeclaration(w.ctx, "d", token(), options)
+		}, nil},
 		{"assign", func() (bool, error) { return w.store.PutEnrollmentSet(w.ctx, "e", "s", quiet) }, func() storage.Change {
 			return storage.Change{Action: "enrollment-set.put", EnrollmentID: "e", Set: "s", Held: true, Reach: reached(1)}
 		}},
@@ -619,7 +635,8 @@ func (w *world) requireLogTellsAll() {
 		require.NotEmpty(w, row.By, "%+v", row)
 		member, assignment := [2]string{row.Set, row.Declaration}, [2]string{row.EnrollmentID, row.Set}
 		switch row.Action {
-		case storage.ActionPutDeclaration, storage.ActionTouchDeclaration, storage.ActionDeleteDeclaration:
+		case storage.ActionPutDeclaration, storage.ActionTouchDeclaration, storage.ActionDeleteDeclaration,
+			storage.ActionRollbackDeclaration:
 			require.Equal(w, tokens[row.Declaration], row.FromToken, "%+v", row)
 			require.NotEqual(w, row.FromToken, row.ToToken, "%+v", row)
 			if tokens[row.Declaration] = row.ToToken; row.ToToken == "" {

@@ -163,6 +163,7 @@ func manifests(w *world) {
 // collect checks that nothing goes before its time, and that what is in use again stays.
 func collect(w *world) {
 	const day = 24 * time.Hour
+	w.store = w.open(w.keeping(-1))
 	put := func(identifier, text string) (token string) {
 		w.put(configuration(identifier, text))
 		return w.declaration(identifier).ServerToken
@@ -226,6 +227,7 @@ func collect(w *world) {
 }
 
 func collectLimit(w *world) {
+	w.store = w.open(w.keeping(-1))
 	for i := range 5 {
 		require.NoError(w, w.store.SaveManifest(w.ctx, fmt.Sprint(i), []byte("{}")))
 		w.put(configuration("d", fmt.Sprint(i)))

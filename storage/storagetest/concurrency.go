@@ -123,7 +123,17 @@ func (c *crowd) change(random *rand.Rand, store storage.Store) {
 		if errors.As(err, &inUse) {
 			err = nil
 		}
-	case 7, 8:
+	case 7:
+		identifier := pick(c.declarations)
+		var versions []storage.Version
+		versions, _, err = store.DeclarationVersions(c.ctx, identifier, storage.VersionPlace{}, 3)
+		if err == nil {
+			_, err = store.RollbackDeclaration(c.ctx, identifier, versions[len(versions)-1].ServerToken, change)
+		}
+		if errors.Is(err, storage.ErrNotFound) {
+			err = nil
+		}
+	case 8:
 		err = store.TouchDeclaration(c.ctx, pick(c.declarations), change)
 		if errors.Is(err, storage.ErrNotFound) {
 			err = nil

@@ -159,6 +159,15 @@ func Exercise(ctx context.Context, t *testing.T, store storage.Store, clock *Clo
 	require.NoError(t, err)
 	_, err = store.DeclarationVersion(ctx, "new", "t")
 	require.ErrorIs(t, err, storage.ErrNotFound)
+	versions, _, err := store.DeclarationVersions(ctx, "new", storage.VersionPlace{}, 10)
+	require.NoError(t, err)
+	_, _, err = store.DeclarationVersions(ctx, "new", storage.VersionPlace{ServerToken: versions[0].ServerToken}, 1)
+	require.NoError(t, err)
+	changed, err := store.RollbackDeclaration(ctx, "new", versions[len(versions)-1].ServerToken, change)
+	require.NoError(t, err)
+	require.True(t, changed)
+	_, _, err = store.DeclarationVersions(ctx, "unknown", storage.VersionPlace{}, 1)
+	require.ErrorIs(t, err, storage.ErrNotFound)
 
 	w.exerciseImport()
 	w.notify(storage.NotifyTargets{

@@ -40,7 +40,7 @@ type Database struct {
 // Run runs the suite. Each test has a database of its own and runs beside the others.
 func Run(t *testing.T, backend Backend) {
 	for _, subject := range [][]test{
-		declarationTests, setTests, importTests, compositionTests,
+		declarationTests, setTests, versionTests, importTests, compositionTests,
 		claimTests, holdTests, deviceTests, notifyTests, fanoutTests, changeTests, servingTests,
 		overviewTests, numberTests, factTests, summaryTests, summaryPropertyTests, fleetTests,
 		deletionTests, progressTests, statusTests, oddStatusTests, foldPropertyTests,

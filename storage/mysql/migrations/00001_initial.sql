@@ -18,11 +18,14 @@ CREATE TABLE IF NOT EXISTS declaration_versions (
     server_token VARBINARY(64)  NOT NULL,
     type         VARBINARY(255) NOT NULL,
     class        VARBINARY(32)  NOT NULL,
-    payload      LONGTEXT       NOT NULL,
+    key_name     VARBINARY(64)  NOT NULL DEFAULT '',
     created_at   BIGINT         NOT NULL,
     replaced_at  BIGINT         NULL,
+    collect_from BIGINT         NULL,
+    payload      LONGTEXT       NOT NULL,
     PRIMARY KEY (identifier, server_token),
-    KEY declaration_versions_replaced (replaced_at)
+    KEY declaration_versions_history (identifier, replaced_at, server_token),
+    KEY declaration_versions_collect (collect_from)
 ) ENGINE = InnoDB DEFAULT CHARACTER SET = utf8mb4 COLLATE = utf8mb4_bin;
 
 CREATE TABLE IF NOT EXISTS declaration_references (

@@ -18,12 +18,15 @@ CREATE TABLE declaration_versions (
     server_token            TEXT    NOT NULL,
     type                    TEXT    NOT NULL,
     class                   TEXT    NOT NULL,
-    payload                 TEXT    NOT NULL,
+    key_name                TEXT    NOT NULL DEFAULT '',
     created_at              INTEGER NOT NULL,
     replaced_at             INTEGER NULL,
+    collect_from            INTEGER NULL,
+    payload                 TEXT    NOT NULL,
     PRIMARY KEY (identifier, server_token)
 );
-CREATE INDEX declaration_versions_replaced ON declaration_versions (replaced_at) WHERE replaced_at IS NOT NULL;
+CREATE INDEX declaration_versions_history ON declaration_versions (identifier, replaced_at, server_token);
+CREATE INDEX declaration_versions_collect ON declaration_versions (collect_from) WHERE collect_from IS NOT NULL;
 
 CREATE TABLE declaration_references (
     identifier              TEXT    NOT NULL,
