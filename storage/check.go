@@ -27,6 +27,8 @@ type Checks interface {
 	// CheckStatus has check look at what is known of a device, which must not be kept.
 	CheckStatus(ctx context.Context, enrollmentID string, check func(*CheckedStatus) error) error
 	CheckedLog(ctx context.Context) (CheckedLog, error)
+	// CheckedChanges returns rows of the log of changes behind one, in the order of their ids.
+	CheckedChanges(ctx context.Context, after int64, limit int) ([]CheckedChange, error)
 }
 
 // CheckedDeclaration is a declaration with all that is stored about its content.
@@ -38,6 +40,9 @@ type CheckedDeclaration struct {
 	// Version is the content of the current version, nil if there is none.
 	Version    *ddm.Declaration
 	References []string // sorted
+	// Logged says that the log of changes has a change of its content, of which the last was to LoggedToken.
+	Logged      bool
+	LoggedToken string
 }
 
 // CheckedVersions are the versions of a declaration, which may be gone.
@@ -46,6 +51,8 @@ type CheckedVersions struct {
 	Current    string   // the current ServerToken, empty if the declaration is gone
 	Replaced   []string // ServerTokens of the versions that are said to be replaced
 	Unreplaced []string // and of the others
+	// Collected says that one of them at least is to be looked at when it is old.
+	Collected bool
 }
 
 // CheckedManifest is a manifest that was served under a token.
@@ -113,6 +120,16 @@ type CheckedFacts struct {
 	OSOrder      string
 	Capabilities string // the id of the list of what is supported
 	Confirmed    bool   // ConfirmedAt is set
+}
+
+// CheckedChange is a row of the log of changes.
+type CheckedChange struct {
+	ID       int64
+	By       string
+	Action   Action
+	HasReach bool
+	// Waiting is for how many fan-outs it is said to wait, Links is how many are noted, and Fanouts how many of them are there.
+	Waiting, Links, Fanouts int64
 }
 
 // CheckedLog is the state of the log of happenings.

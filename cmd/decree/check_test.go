@@ -101,6 +101,25 @@ func TestCheck(t *testing.T) {
 			{`INSERT INTO declaration_versions (identifier, server_token, type, class, payload, created_at)
 				VALUES ('conf.one', 'other', 'com.apple.configuration.management.test', 'configuration', '{}', 1)`,
 				`DELETE FROM declaration_versions WHERE server_token = 'other'`, only("declaration", "conf.one", "not current")},
+			{`INSERT INTO declaration_versions (identifier, server_token, type, class, payload, created_at, replaced_at)
+				VALUES ('conf.gone', 'x', 'com.apple.configuration.management.test', 'configuration', '{}', 1, 2)`,
+				`DELETE FROM declaration_versions WHERE identifier = 'conf.gone'`, only("declaration", "conf.gone", "deleted")},
+			{`UPDATE changes SET to_token = 'x' WHERE action = 'declaration.touch'`,
+				`UPDATE changes SET to_token = (SELECT server_token FROM declarations WHERE identifier = 'conf.one')
+				WHERE to_token = 'x'`, only("declaration", "conf.one", "the log of changes says x")},
+			{`UPDATE changes SET key_name = '' WHERE action = 'declaration.touch'`,
+				`UPDATE changes SET key_name = 'api' WHERE key_name = ''`, only("change", "", "nobody")},
+			{`UPDATE changes SET action = 'odd' WHERE action = 'declaration.touch'`,
+				`UPDATE changes SET action = 'declaration.touch' WHERE action = 'odd'`, only("change", "", "odd")},
+			{`UPDATE changes SET waiting = 2 WHERE action = 'declaration.touch'`,
+				`UPDATE changes SET waiting = 0`, only("change", "", "is said to wait for 2 fan-outs, and 0 are noted")},
+			{`UPDATE changes SET reached = NULL, waiting = 1 WHERE action = 'declaration.touch'`,
+				`UPDATE changes SET reached = 2, waiting = 0 WHERE action = 'declaration.touch'`, nil},
+			{`INSERT INTO change_fanouts (set_name, run, change_row) VALUES ('nowhere', 1, 1)`,
+				`DELETE FROM change_fanouts`, nil},
+			{`INSERT INTO change_fanouts (set_name, run, change_row)
+				SELECT 'nowhere', 1, id FROM changes WHERE action = 'declaration.touch'`,
+				`DELETE FROM change_fanouts`, nil},
 			{`INSERT INTO manifests (token, items, served_at)
 				SELECT 'token', items, served_at FROM manifests WHERE token <> 'token' LIMIT 1`,
 				`DELETE FROM manifests WHERE token = 'token'`, only("manifest", "token", "items")},

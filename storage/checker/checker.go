@@ -3,8 +3,11 @@
 package checker
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
+	"strconv"
 
 	"github.com/decree-ddm/decree/ddm"
 	"github.com/decree-ddm/decree/storage"
@@ -22,6 +25,7 @@ const (
 	Enrollment  Kind = "enrollment"
 	Status      Kind = "status"
 	Log         Kind = "log"
+	Change      Kind = "change"
 )
 
 // Finding is something that should not be so.
@@ -67,7 +71,7 @@ func Run(ctx context.Context, source storage.Checks, options Options) error {
 	}
 	c := &checker{source: source, options: options, composer: newComposer(options.Shard)}
 	for _, part := range []func(context.Context) error{
-		c.database, c.references, c.declarations, c.versions, c.manifests, c.enrollments, c.statuses, c.log,
+		c.database, c.references, c.declarations, c.versions, c.manifests, c.enrollments, c.statuses, c.log, c.changes,
 	} {
 		if err := part(ctx); err != nil {
 			return err
@@ -183,4 +187,40 @@ func (c *checker) log(ctx context.Context) error {
 		}
 		return nil
 	})
+}
+
+// changes verifies that each change is somebody's, and counts whom it has reached.
+func (c *checker) changes(ctx context.Context) error {
+	return c.each(ctx, Change, func(
+		ctx context.Context, after string, found func(subject, problem string),
+	) (last string, rows int, err error) {
+		id, err := strconv.ParseInt(cmp.Or(after, "0"), 10, 64)
+		if err != nil {
+			return "", 0, err
+		}
+		list, err := c.source.CheckedChanges(ctx, id, rowsPage)
+		for _, change := range list {
+			last = strconv.FormatInt(change.ID, 10)
+			checkChange(change, func(problem string) { found(last, problem) })
+		}
+		return last, len(list), err
+	})
+}
+
+func checkChange(change storage.CheckedChange, found func(problem string)) {
+	if change.By == "" {
+		found("nobody has made it")
+	}
+	if !slices.Contains(storage.Actions, change.Action) {
+		found("is of a kind that there is not: " + string(change.Action))
+	}
+	if change.Waiting > 0 && !change.HasReach {
+		found("waits for fan-outs, and does not count whom they reach")
+	}
+	switch {
+	case change.Waiting != change.Links:
+		found(fmt.Sprintf("is said to wait for %d fan-outs, and %d are noted", change.Waiting, change.Links))
+	case change.Links != change.Fanouts:
+		found(fmt.Sprintf("waits for %d fan-outs, of which %d are there", change.Links, change.Fanouts))
+	}
 }

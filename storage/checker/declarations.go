@@ -38,13 +38,16 @@ func checkDeclaration(d storage.CheckedDeclaration, found func(problem string)) 
 	if d.Version.ContentHash() != d.ContentHash {
 		found("its content is not the one that its hash is of")
 	}
+	if d.Logged && d.LoggedToken != d.ServerToken {
+		found("has the ServerToken " + d.ServerToken + ", and the log of changes says " + orNothing(d.LoggedToken))
+	}
 	if references := d.Version.References(); !slices.Equal(references, d.References) {
 		found("refers to [" + strings.Join(references, " ") + "], and is said to refer to [" +
 			strings.Join(d.References, " ") + "]")
 	}
 }
 
-// versions verifies that the current version of each declaration is kept for good, and the others are kept for a while.
+// versions verifies that the current version of each declaration is kept for good, and those of what is deleted are not.
 func (c *checker) versions(ctx context.Context) error {
 	return c.each(ctx, Declaration, func(
 		ctx context.Context, after string, found func(subject, problem string),
@@ -58,6 +61,9 @@ func (c *checker) versions(ctx context.Context) error {
 				if serverToken != versions.Current {
 					found(versions.Identifier, "its version "+serverToken+" is not current, and not said to be replaced")
 				}
+			}
+			if versions.Current == "" && !versions.Collected {
+				found(versions.Identifier, "is deleted, and nobody will look at its versions again")
 			}
 			last = versions.Identifier
 		}

@@ -1,11 +1,13 @@
 package sqlstore
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/decree-ddm/decree/ddm"
@@ -63,29 +65,34 @@ func (s *Store) DatabaseErrors(ctx context.Context) ([]string, error) {
 }
 
 // reference is a column whose values name rows of another table.
-type reference struct{ table, column, target, key string }
+type reference struct {
+	table, column, target, key string
+	number                     bool // they are numbers above 0, and not texts
+}
 
 func (r reference) name() string { return r.table + "." + r.column + " in " + r.target }
 
 // references are all that there are. Fan-outs are left out: one may be asked for a set that nobody ever made, and ends at
 // once.
 var references = []reference{
-	{"set_declarations", "identifier", "declarations", "identifier"},
-	{"set_declarations", "set_name", "sets", "name"},
-	{"declaration_references", "identifier", "declarations", "identifier"},
-	{"declaration_references", "referred", "declarations", "identifier"},
-	{"declaration_summaries", "identifier", "declarations", "identifier"},
-	{"enrollment_sets", "set_name", "sets", "name"},
-	{"enrollment_sets", "enrollment_id", "enrollments", "id"},
-	{"early_results", "enrollment_id", "enrollments", "id"},
-	{"status_reports", "enrollment_id", "enrollments", "id"},
-	{"status_values", "enrollment_id", "enrollments", "id"},
-	{"status_declarations", "enrollment_id", "enrollments", "id"},
-	{"status_errors", "enrollment_id", "enrollments", "id"},
-	{"problems", "enrollment_id", "enrollments", "id"},
-	{"facts", "enrollment_id", "enrollments", "id"},
-	{"facts", "capabilities", "capabilities", "id"},
-	{"capabilities", "id", "facts", "capabilities"},
+	{table: "set_declarations", column: "identifier", target: "declarations", key: "identifier"},
+	{table: "set_declarations", column: "set_name", target: "sets", key: "name"},
+	{table: "declaration_references", column: "identifier", target: "declarations", key: "identifier"},
+	{table: "declaration_references", column: "referred", target: "declarations", key: "identifier"},
+	{table: "declaration_summaries", column: "identifier", target: "declarations", key: "identifier"},
+	{table: "enrollment_sets", column: "set_name", target: "sets", key: "name"},
+	{table: "enrollment_sets", column: "enrollment_id", target: "enrollments", key: "id"},
+	{table: "early_results", column: "enrollment_id", target: "enrollments", key: "id"},
+	{table: "status_reports", column: "enrollment_id", target: "enrollments", key: "id"},
+	{table: "status_values", column: "enrollment_id", target: "enrollments", key: "id"},
+	{table: "status_declarations", column: "enrollment_id", target: "enrollments", key: "id"},
+	{table: "status_errors", column: "enrollment_id", target: "enrollments", key: "id"},
+	{table: "problems", column: "enrollment_id", target: "enrollments", key: "id"},
+	{table: "facts", column: "enrollment_id", target: "enrollments", key: "id"},
+	{table: "facts", column: "capabilities", target: "capabilities", key: "id"},
+	{table: "capabilities", column: "id", target: "facts", key: "capabilities"},
+	{table: "change_fanouts", column: "set_name", target: "fanouts", key: "set_name"},
+	{table: "change_fanouts", column: "change_row", target: "changes", key: "id", number: true},
 }
 
 // References implements storage.Checks.
@@ -106,6 +113,14 @@ func (s *Store) DanglingReferences(
 		return nil, "", fmt.Errorf("there is no kind of reference %q", name)
 	}
 	r := references[i]
+	var after any = page.After
+	if r.number {
+		number, err := strconv.ParseInt(cmp.Or(page.After, "0"), 10, 64)
+		if err != nil {
+			return nil, "", fmt.Errorf("checking references: %w", err)
+		}
+		after = number
+	}
 	read := 0
 	err = queryRows(ctx, s.read, func(rows *sql.Rows) error {
 		var there bool
@@ -118,7 +133,7 @@ func (s *Store) DanglingReferences(
 		return nil
 	}, `SELECT named.name, EXISTS (SELECT 1 FROM `+r.target+` t WHERE t.`+r.key+` = named.name)
 		FROM (SELECT DISTINCT `+r.column+` AS name FROM `+r.table+` WHERE `+r.column+` > ? ORDER BY `+r.column+` LIMIT ?) named
-		ORDER BY named.name`, page.After, page.Limit)
+		ORDER BY named.name`, after, page.Limit)
 	if err != nil {
 		return nil, "", fmt.Errorf("checking references: %w", err)
 	}
@@ -155,7 +170,8 @@ func (s *Store) CheckedDeclarations(ctx context.Context, page storage.Page) (lis
 		if err != nil || len(list) == 0 {
 			return err
 		}
-		return queryRows(ctx, raw, func(rows *sql.Rows) error {
+		last := list[len(list)-1].Identifier
+		err = queryRows(ctx, raw, func(rows *sql.Rows) error {
 			var identifier, referred string
 			if err := rows.Scan(&identifier, &referred); err != nil {
 				return err
@@ -165,7 +181,25 @@ func (s *Store) CheckedDeclarations(ctx context.Context, page storage.Page) (lis
 			}
 			return nil
 		}, `SELECT identifier, referred FROM declaration_references WHERE identifier > ? AND identifier <= ?
-			ORDER BY identifier, referred`, page.After, list[len(list)-1].Identifier)
+			ORDER BY identifier, referred`, page.After, last)
+		if err != nil {
+			return err
+		}
+		// The row with the highest id of a declaration is the last of those that change its content.
+		return queryRows(ctx, raw, func(rows *sql.Rows) error {
+			var identifier, token string
+			if err := rows.Scan(&identifier, text{&token}); err != nil {
+				return err
+			}
+			if place, there := places[identifier]; there {
+				list[place].Logged, list[place].LoggedToken = true, token
+			}
+			return nil
+		}, `SELECT c.declaration, c.to_token FROM (
+				SELECT MAX(id) AS id FROM changes`+s.dialect.ReadBy("changes_declaration")+`
+				WHERE declaration > ? AND declaration <= ? AND (to_token IS NOT NULL OR action = ?)
+				GROUP BY declaration) newest
+			JOIN changes c ON c.id = newest.id`, page.After, last, string(storage.ActionDeleteDeclaration))
 	})
 	return list, err
 }
@@ -180,21 +214,22 @@ func (s *Store) CheckedVersions(ctx context.Context, page storage.Page) (list []
 		}
 		return queryRows(ctx, raw, func(rows *sql.Rows) error {
 			var identifier, serverToken, current string
-			var replaced bool
-			if err := rows.Scan(&identifier, &serverToken, &replaced, text{&current}); err != nil {
+			var replaced, collected bool
+			if err := rows.Scan(&identifier, &serverToken, &replaced, &collected, text{&current}); err != nil {
 				return err
 			}
 			if len(list) == 0 || list[len(list)-1].Identifier != identifier {
 				list = append(list, storage.CheckedVersions{Identifier: identifier, Current: current})
 			}
 			versions := &list[len(list)-1]
+			versions.Collected = versions.Collected || collected
 			if replaced {
 				versions.Replaced = append(versions.Replaced, serverToken)
 			} else {
 				versions.Unreplaced = append(versions.Unreplaced, serverToken)
 			}
 			return nil
-		}, `SELECT v.identifier, v.server_token, v.replaced_at IS NOT NULL, d.server_token
+		}, `SELECT v.identifier, v.server_token, v.replaced_at IS NOT NULL, v.collect_from IS NOT NULL, d.server_token
 			FROM declaration_versions v LEFT JOIN declarations d ON d.identifier = v.identifier
 			WHERE v.identifier > ? AND v.identifier <= ? ORDER BY v.identifier, v.server_token`,
 			page.After, identifiers[len(identifiers)-1])
@@ -226,6 +261,26 @@ func (s *Store) CheckedLog(ctx context.Context) (log storage.CheckedLog, err err
 		return log, fmt.Errorf("reading the log of happenings: %w", err)
 	}
 	return log, nil
+}
+
+// CheckedChanges implements storage.Checks.
+func (s *Store) CheckedChanges(ctx context.Context, after int64, limit int) (list []storage.CheckedChange, err error) {
+	err = queryRows(ctx, s.read, func(rows *sql.Rows) error {
+		var c storage.CheckedChange
+		var action string
+		err := rows.Scan(&c.ID, &c.By, &action, &c.HasReach, &c.Waiting, &c.Links, &c.Fanouts)
+		c.Action = storage.Action(action)
+		list = append(list, c)
+		return err
+	}, `SELECT c.id, c.key_name, c.action, c.reached IS NOT NULL, c.waiting,
+			(SELECT COUNT(*) FROM change_fanouts l WHERE l.change_row = c.id),
+			(SELECT COUNT(*) FROM change_fanouts l JOIN fanouts f ON f.set_name = l.set_name AND f.run = l.run
+				WHERE l.change_row = c.id)
+		FROM changes c WHERE c.id > ? ORDER BY c.id LIMIT ?`, after, limit)
+	if err != nil {
+		return nil, fmt.Errorf("reading the log of changes: %w", err)
+	}
+	return list, nil
 }
 
 // CheckedEnrollments implements storage.Checks.
