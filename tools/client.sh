@@ -172,6 +172,37 @@ get() {
 	print_answer
 }
 
+# get_pages PATH QUERY ALL prints a list of the API as one. Without ALL it is the first page only.
+get_pages() {
+	local path=$1 query=$2 all=$3 headers before='[' page
+	need_key
+	headers=$(mktemp)
+	answer=$(mktemp)
+	# shellcheck disable=SC2064 # the names are those of now
+	trap "rm -f '$headers' '$answer'" EXIT
+	while [ -n "$query" ]; do
+		request GET "$api_url/$path?$query" --dump-header "$headers"
+		accepted
+		# A page is a list in one line: without its brackets it is a part of a longer one.
+		page=$(<"$answer")
+		page=${page#[}
+		page=${page%]}
+		if [ -n "$page" ]; then
+			printf '%s%s' "$before" "$page"
+			before=$',\n'
+		fi
+		# The link is that of the server, which a proxy may have at another path: what counts is its query.
+		query=
+		if [ -n "$all" ]; then
+			query=$(sed -n 's/^[Ll]ink: *<[^>?]*?\([^>]*\)>; *rel="next".*/\1/p' "$headers")
+		fi
+	done
+	if [ "$before" = '[' ]; then
+		printf '['
+	fi
+	echo ']'
+}
+
 # change METHOD PATH OPTION… has the API change something, and prints the code of its answer.
 change() {
 	local method=$1 path=$2

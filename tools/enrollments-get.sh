@@ -43,29 +43,4 @@ for filter in "$@"; do
 	esac
 done
 
-need_key
-headers=$(mktemp)
-answer=$(mktemp)
-trap 'rm -f "$headers" "$answer"' EXIT
-before='['
-while [ -n "$query" ]; do
-	request GET "$api_url/enrollments?$query" --dump-header "$headers"
-	accepted
-	# A page is a list in one line: without its brackets it is a part of a longer one.
-	page=$(<"$answer")
-	page=${page#[}
-	page=${page%]}
-	if [ -n "$page" ]; then
-		printf '%s%s' "$before" "$page"
-		before=$',\n'
-	fi
-	# The link is that of the server, which a proxy may have at another path: what counts is its query.
-	query=
-	if [ -n "$all" ]; then
-		query=$(sed -n 's/^[Ll]ink: *<[^>?]*?\([^>]*\)>; *rel="next".*/\1/p' "$headers")
-	fi
-done
-if [ "$before" = '[' ]; then
-	printf '['
-fi
-echo ']'
+get_pages enrollments "$query" "$all"

@@ -176,9 +176,12 @@ var useOf = map[string][]string{
 	"api-status-errors-get.sh":          {"DEVICE"},
 	"api-status-report-get-last.sh":     {"DEVICE"},
 	"api-status-values-get.sh":          {"DEVICE"},
+	"changes-get.sh":                    {},
 	"ddm-declaration-items.sh":          {"DEVICE"},
 	"ddm-declaration.sh":                {"DEVICE", "configuration/test.a"},
 	"ddm-tokens.sh":                     {"DEVICE"},
+	"declaration-rollback.sh":           {"test.a", "token"},
+	"declaration-versions-get.sh":       {"test.a"},
 	"enrollment-sync.sh":                {"DEVICE"},
 	"enrollments-get.sh":                {},
 	"ideclr.py":                         {"test", "Hello"},
@@ -220,7 +223,7 @@ func TestToolsFail(t *testing.T) {
 			t.Parallel()
 			shell := *shell
 			shell.t = t
-			if tool != "enrollments-get.sh" { // which takes any number
+			if tool != "enrollments-get.sh" && tool != "changes-get.sh" { // which take any number
 				shell.fails(toolMisused, tool, tool, append(slices.Clone(args), "more", "and more", "--than=enough")...)
 			}
 			if len(args) > 0 {
@@ -268,6 +271,15 @@ func TestTools(t *testing.T) {
 		shell.prints(changed, "api-declaration-touch.sh", name)
 		second := shell.run("", "api-declaration-get.sh", name).stdout
 		require.NotEqual(t, first, second)
+		version := func(declaration string) (v struct{ ServerToken string }) {
+			require.NoError(t, json.Unmarshal([]byte(declaration), &v))
+			return v
+		}
+		shell.prints(first, "declaration-versions-get.sh", name, version(first).ServerToken)
+		require.Contains(t, shell.run("", "declaration-versions-get.sh", name).stdout,
+			`[{"server_token":"`+version(second).ServerToken+`","type":"com.apple.configuration.management.test","current":true`)
+		shell.prints(unchanged, "declaration-rollback.sh", name, version(first).ServerToken)
+		shell.fails(toolRefused, "no version", "declaration-rollback.sh", name, name)
 
 		shell.prints(changed, "api-set-declarations-put.sh", name, name)
 		shell.prints(unchanged, "api-set-declarations-put.sh", name, name)
@@ -303,6 +315,12 @@ func TestTools(t *testing.T) {
 		shell.prints(unchanged, "api-set-declarations-delete.sh", name, name)
 		shell.prints(changed, "api-declaration-delete.sh", name)
 		shell.prints(unchanged, "api-declaration-delete.sh", name)
+		shell.prints(changed, "declaration-rollback.sh", name, version(first).ServerToken)
+		require.Contains(t, shell.run("", "changes-get.sh", "declaration="+name, "limit=1").stdout,
+			`"key":"api","action":"declaration.rollback","declaration":`+quoted)
+		shell.prints(changed, "api-declaration-delete.sh", name)
+		deletions := shell.run("", "changes-get.sh", "declaration="+name, "action=declaration.delete", "key=api").stdout
+		require.Equal(t, 2, strings.Count(deletions, `"action":"declaration.delete","declaration":`+quoted), deletions)
 		shell.prints(changed, "api-enrollment-sets-put.sh", id, "two")
 		shell.prints(changed, "api-enrollment-sets-delete-all.sh", id)
 		shell.prints(unchanged, "api-enrollment-sets-delete-all.sh", id)
@@ -378,6 +396,9 @@ func TestToolsRefusals(t *testing.T) {
 	shell.fails(toolMisused, "control character", "ddm-tokens.sh", "DEVICE\nX-Enrollment-Type: User")
 	shell.fails(toolMisused, "is not CLASS/IDENTIFIER", "ddm-declaration.sh", "DEVICE", "test.a")
 	shell.fails(toolRefused, `there is no enrollment \"insync=0\"`, "enrollments-get.sh", "insync=0")
+	shell.fails(toolRefused, "enrolment", "changes-get.sh", "enrolment=DEVICE")
+	shell.fails(toolMisused, "DEVICE is not of the form", "changes-get.sh", "DEVICE")
+	shell.fails(toolRefused, "no earlier version", "declaration-versions-get.sh", "test.none")
 	shell.fails(toolMisused, "insync=0 is not a filter", "enrollments-get.sh", "insync=0", "state=enrolled")
 	shell.fails(toolRefused, "state", "enrollments-get.sh", "state=asleep")
 }
@@ -536,9 +557,9 @@ func TestToolsEnrollmentPages(t *testing.T) {
 	shell.fails(toolRefused, "no such page", tool, "in_sync=1")
 }
 
-// TestToolsEnrollmentFilters checks that enrollments-get.sh knows every filter that the API has, and that its help and the
+// TestToolsFilters checks that the tools for lists know every filter that the API has, and that their help and the
 // documentation name it.
-func TestToolsEnrollmentFilters(t *testing.T) {
+func TestToolsFilters(t *testing.T) {
 	t.Parallel()
 	var asked recorded
 	stub := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -547,22 +568,23 @@ func TestToolsEnrollmentFilters(t *testing.T) {
 	}))
 	t.Cleanup(stub.Close)
 	shell := newShell(t, stub.URL)
-	const tool = "enrollments-get.sh"
-	help := shell.run("", tool, "--help").stdout
 	document, err := openapi3.NewLoader().LoadFromFile("../../docs/openapi.yaml")
 	require.NoError(t, err)
-	parameters := document.Paths.Value("/v1/enrollments").Get.Parameters
-	require.Greater(t, len(parameters), 10)
-	for _, parameter := range parameters {
-		name := parameter.Value.Name
-		shell.prints("[]\n", tool, name+"=a")
-		want := "/v1/enrollments?limit=1000&" + name + "=a"
-		if name == "limit" {
-			want = "/v1/enrollments?limit=a"
+	for tool, path := range map[string]string{"enrollments-get.sh": "/v1/enrollments", "changes-get.sh": "/v1/changes"} {
+		help := shell.run("", tool, "--help").stdout
+		parameters := document.Paths.Value(path).Get.Parameters
+		require.Greater(t, len(parameters), 9)
+		for _, parameter := range parameters {
+			name := parameter.Value.Name
+			shell.prints("[]\n", tool, name+"=a")
+			want := path + "?limit=1000&" + name + "=a"
+			if name == "limit" {
+				want = path + "?limit=a"
+			}
+			require.Equal(t, []string{want}, asked.take())
+			require.Contains(t, help, name+"=")
+			require.Regexp(t, "`"+name+"[`=]", readDocument(t, "tools.md"))
 		}
-		require.Equal(t, []string{want}, asked.take())
-		require.Contains(t, help, name+"=")
-		require.Regexp(t, "`"+name+"[`=]", readDocument(t, "tools.md"))
 	}
 }
 
