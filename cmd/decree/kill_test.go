@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -20,9 +21,10 @@ import (
 // killedWriter changes a declaration and a set of its own until the server is gone, and remembers what was answered.
 type killedWriter struct {
 	name     string
-	promised atomic.Int64 // the newest content that was answered with a 204
+	promised atomic.Int64 // the newest content that was answered as changed
 	tried    int64        // the newest content that was sent
-	members  []string     // the sets that were answered with a 204
+	members  []string     // the sets that were answered as changed
+	changes  []string     // the ids of all changes that were answered, in order
 }
 
 func (w *killedWriter) declaration() string { return "test." + w.name }
@@ -36,11 +38,20 @@ func (w *killedWriter) send(server, method, path, body string) error {
 		return err
 	}
 	request.SetBasicAuth("kmfddm", testKey)
+	request.Header.Set("Accept", "application/json")
 	code, text, err := exchange(request)
-	if err == nil && code != http.StatusNoContent {
-		err = fmt.Errorf("%s %s: %d %s", method, path, code, text)
+	if err != nil {
+		return err
 	}
-	return err
+	var answer struct {
+		Changed  bool   `json:"changed"`
+		ChangeID string `json:"change_id"`
+	}
+	if code != http.StatusOK || json.Unmarshal(text, &answer) != nil || !answer.Changed {
+		return fmt.Errorf("%s %s: %d %s", method, path, code, text)
+	}
+	w.changes = append(w.changes, answer.ChangeID)
+	return nil
 }
 
 // write returns the error of the request that failed, and what it was.
@@ -64,7 +75,7 @@ func (w *killedWriter) write(server string) error {
 }
 
 // check compares what the server has with what was promised. What was under way at the kill may be there or not.
-func (w *killedWriter) check(t *testing.T, s *server) {
+func (w *killedWriter) check(t *testing.T, s *server, logged []loggedChange) {
 	t.Helper()
 	var declaration struct{ Payload struct{ Echo string } }
 	s.get("/v1/declarations/"+w.declaration(), &declaration)
@@ -85,13 +96,34 @@ func (w *killedWriter) check(t *testing.T, s *server) {
 	require.LessOrEqual(t, len(assigned), len(w.members)+1)
 	require.Equal(t, s.composedFromLists(w.name), s.agreedToken(w.name), "no half change")
 	w.members = assigned
+
+	// The log has what was answered, what was under way at the kill if that was made, and nothing else.
+	var ids, puts, assignments []string
+	for _, change := range logged {
+		switch {
+		case change.Declaration != w.declaration() && change.EnrollmentID != w.name:
+			continue
+		case change.Action == "set-declaration.put":
+			puts = append(puts, change.Set)
+		case change.Action == "enrollment-set.put":
+			assignments = append(assignments, change.Set)
+		}
+		require.Equal(t, "api", change.Key)
+		ids = append(ids, change.ChangeID)
+	}
+	require.GreaterOrEqual(t, len(ids), len(w.changes))
+	require.Equal(t, w.changes, ids[:len(w.changes)])
+	require.LessOrEqual(t, len(ids), len(w.changes)+1)
+	require.ElementsMatch(t, held, puts)
+	require.ElementsMatch(t, assigned, assignments)
+	w.changes = ids
 }
 
 // kills is how often TestKill ends the program.
 const kills = 10
 
 // TestKill checks that what the real program has promised survives its sudden end, again and again, that what is stored
-// stays sound, and that devices get there.
+// stays sound, that the log of changes tells what is there, and that devices get there.
 func TestKill(t *testing.T) {
 	eachDatabase(t, func(t *testing.T, flags []string) {
 		ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
@@ -136,8 +168,9 @@ func TestKill(t *testing.T) {
 			s = p.server()
 			nano.SetDM(s.url + "/")
 			s.check()
+			logged := s.changes("")
 			for _, w := range writers {
-				w.check(t, s)
+				w.check(t, s, logged)
 			}
 		}
 		// What the killed ones had claimed is free when their leases end, in two minutes.
