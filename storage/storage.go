@@ -117,6 +117,7 @@ type Store interface {
 	Fleet
 	Summaries
 	Numbers
+	Watched
 
 	// Ping reports whether the database answers.
 	Ping(ctx context.Context) error

@@ -9,7 +9,9 @@ import (
 	"embed"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"net"
 	"time"
 
 	"github.com/go-sql-driver/mysql"
@@ -36,7 +38,9 @@ func Open(ctx context.Context, name string, options sqlstore.Options) (*sqlstore
 	if err := migrate(ctx, db); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
-	return sqlstore.New(ctx, db, db, dialect, options)
+	probe := sql.OpenDB(connector)
+	probe.SetMaxOpenConns(2)
+	return sqlstore.New(ctx, sqlstore.Handles{Read: db, Write: db, Probe: probe}, dialect, options)
 }
 
 // OpenExisting connects as Open does, and migrates nothing: a database with another schema than this program's is refused.
@@ -49,7 +53,7 @@ func OpenExisting(ctx context.Context, name string, options sqlstore.Options) (*
 	if err := sqlstore.RequireSchema(ctx, db, dialect); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
-	return sqlstore.New(ctx, db, db, dialect, options)
+	return sqlstore.New(ctx, sqlstore.Handles{Read: db, Write: db}, dialect, options)
 }
 
 // newConnector returns what makes connections with the settings that Decree relies on.
@@ -74,22 +78,30 @@ func force(config *mysql.Config) {
 	config.MultiStatements = false
 	config.Collation = "utf8mb4_bin"
 	config.Loc = time.UTC
+	config.Logger = &mysql.NopLogger{} // what matters of it is in the errors
 	if config.Timeout == 0 {
-		config.Timeout = 10 * time.Second
+		config.Timeout = connectTimeout
 	}
 	if config.Params == nil {
 		config.Params = map[string]string{}
 	}
 	config.Params["sql_mode"] = `'STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION'`
 	config.Params["time_zone"] = `'+00:00'`
-	config.Params["innodb_lock_wait_timeout"] = `10`
+	// Whoever waits for longer tries again, and lets others have the connection meanwhile.
+	config.Params["innodb_lock_wait_timeout"] = `3`
 }
+
+// connectTimeout bounds how long it may take to connect, and then to be let in: a server that hangs takes connections, for
+// its system does, and says nothing.
+const connectTimeout = 10 * time.Second
 
 // connector sets the isolation level of each new connection: the variable for it has different names on MySQL and
 // MariaDB, the statement is the same.
 type connector struct{ driver.Connector }
 
 func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
 	conn, err := c.Connector.Connect(ctx)
 	if err != nil {
 		return nil, err
@@ -154,7 +166,56 @@ var dialect = &sqlstore.Dialect{
 	// The newer form, an alias for the new row, is not in MariaDB.
 	Upsert:   func(string) string { return `ON DUPLICATE KEY UPDATE` },
 	Inserted: func(column string) string { return `VALUES(` + column + `)` },
+	Trouble:  trouble,
 	Again:    lost,
+}
+
+// trouble explains what a server says, or that it is not there.
+func trouble(err error) sqlstore.Trouble {
+	var mysqlErr *mysql.MySQLError
+	var network *net.OpError
+	switch {
+	case errors.As(err, &mysqlErr):
+		return troubleOf(mysqlErr.Number)
+	case errors.As(err, &network), errors.Is(err, driver.ErrBadConn), errors.Is(err, mysql.ErrInvalidConn),
+		errors.Is(err, sql.ErrConnDone), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return sqlstore.Trouble{Reason: "the database cannot be reached", Lost: true}
+	}
+	return sqlstore.Trouble{}
+}
+
+// troubleOf explains the errors of a server that are about the server, or about who asks it, and not about what it is asked.
+func troubleOf(number uint16) sqlstore.Trouble {
+	switch number {
+	case 1205, // ER_LOCK_WAIT_TIMEOUT
+		1213: // ER_LOCK_DEADLOCK
+		return sqlstore.Trouble{Reason: "somebody else holds for too long what is to be changed"}
+	case 1969, 3024: // a limit for statements that the server has
+		return sqlstore.Trouble{Reason: "the database takes too long to answer"}
+	case 1040, // ER_CON_COUNT_ERROR
+		1203, // ER_TOO_MANY_USER_CONNECTIONS
+		1226: // ER_USER_LIMIT_REACHED
+		return sqlstore.Trouble{Reason: "the database takes no more connections"}
+	case 1044, 1045, 1130, 1142, 1143, 1227, // access denied
+		1049: // ER_BAD_DB_ERROR
+		return sqlstore.Trouble{Reason: "the database does not let this server in"}
+	case 1053, // ER_SERVER_SHUTDOWN
+		1152, 1158, 1159, 1160, 1161, // network
+		1317, // ER_QUERY_INTERRUPTED
+		1927: // ER_CONNECTION_KILLED
+		return sqlstore.Trouble{Reason: "the database cannot be reached", Lost: true}
+	case 1021, // ER_DISK_FULL
+		1114: // ER_RECORD_FILE_FULL
+		return sqlstore.Trouble{Reason: "the disk that the database is on is full", Writing: true}
+	case 1026, // ER_ERROR_ON_WRITE
+		1030: // ER_GET_ERRNO
+		return sqlstore.Trouble{Reason: "the disk that the database is on does not work, or is full", Writing: true}
+	case 1290, // ER_OPTION_PREVENTS_STATEMENT: --read-only
+		1792, // ER_CANT_EXECUTE_IN_READ_ONLY_TRANSACTION
+		1836: // ER_READ_ONLY_MODE
+		return sqlstore.Trouble{Reason: "the database can only be read", Writing: true}
+	}
+	return sqlstore.Trouble{}
 }
 
 // lost reports whether the transaction lost against another one.

@@ -42,6 +42,15 @@ CREATE TABLE change_fanouts (
     KEY change_fanouts_change (change_row)
 ) ENGINE InnoDB COLLATE utf8mb4_bin;
 
+CREATE TABLE clock (
+    id tinyint NOT NULL,
+    seen_at bigint NOT NULL,
+    behind bigint,
+    tried bigint NOT NULL DEFAULT 0,
+    position varbinary(255) NOT NULL DEFAULT '',
+    PRIMARY KEY (id)
+) ENGINE InnoDB COLLATE utf8mb4_bin;
+
 CREATE TABLE declarations (
     identifier varbinary(255) NOT NULL,
     type varbinary(255) NOT NULL,

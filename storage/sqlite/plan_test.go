@@ -47,7 +47,7 @@ func TestPlans(t *testing.T) {
 	}}
 	recorded := sql.OpenDB(recorder)
 	clock := storagetest.NewClock()
-	store, err := sqlstore.New(ctx, recorded, recorded, dialect, sqlstore.Options{
+	store, err := sqlstore.New(ctx, sqlstore.Handles{Read: recorded, Write: recorded}, dialect, sqlstore.Options{
 		NotifyDelay: -1, Clock: clock.Now, KeepChanges: 100, KeepVersions: 1,
 	})
 	require.NoError(t, err)
@@ -99,7 +99,7 @@ func BenchmarkFleetPlans(b *testing.B) {
 	}}
 	recorded := sql.OpenDB(recorder)
 	clock := storagetest.NewClock()
-	store, err := sqlstore.New(ctx, recorded, recorded, dialect, sqlstore.Options{Clock: clock.Now})
+	store, err := sqlstore.New(ctx, sqlstore.Handles{Read: recorded, Write: recorded}, dialect, sqlstore.Options{Clock: clock.Now})
 	require.NoError(b, err)
 	for range b.N {
 		storagetest.AskFleet(ctx, b, store, storage.Page{Limit: 100})

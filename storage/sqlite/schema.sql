@@ -38,6 +38,13 @@ CREATE INDEX changes_enrollment ON changes (enrollment_id, at) WHERE enrollment_
 CREATE INDEX changes_kept ON changes (of_enrollment);
 CREATE INDEX changes_key ON changes (key_name, at);
 CREATE INDEX changes_set ON changes (set_name, at) WHERE set_name IS NOT NULL;
+CREATE TABLE clock (
+    id                      INTEGER PRIMARY KEY,
+    seen_at                 INTEGER NOT NULL,
+    behind                  INTEGER NULL,
+    tried                   INTEGER NOT NULL DEFAULT 0,
+    position                TEXT    NOT NULL DEFAULT ''
+);
 CREATE TABLE declaration_references (
     identifier              TEXT    NOT NULL,
     referred                TEXT    NOT NULL,

@@ -44,7 +44,7 @@ func Open(ctx context.Context, path string, options sqlstore.Options) (*sqlstore
 	readers := max(4, 2*runtime.GOMAXPROCS(0))
 	read.SetMaxOpenConns(readers)
 	read.SetMaxIdleConns(readers)
-	return sqlstore.New(ctx, read, write, dialect, options)
+	return sqlstore.New(ctx, sqlstore.Handles{Read: read, Write: write}, dialect, options)
 }
 
 // create makes the file if there is none. SQLite would let everybody read it whom the umask lets, and gives its companions
@@ -60,6 +60,10 @@ func create(path string) error {
 	return file.Close()
 }
 
+// busyTimeout is for how many milliseconds another process is waited for at a time. A transaction that waits cannot be
+// cancelled, so it tries again instead.
+const busyTimeout = 2000
+
 // open returns a handle whose connections have the settings that Decree relies on.
 func open(path string, settings url.Values) (*sql.DB, error) {
 	return sql.Open("sqlite", dataSourceName(path, settings))
@@ -67,7 +71,7 @@ func open(path string, settings url.Values) (*sql.DB, error) {
 
 func dataSourceName(path string, settings url.Values) string {
 	for _, pragma := range []string{
-		"busy_timeout(10000)",
+		fmt.Sprintf("busy_timeout(%d)", busyTimeout),
 		"journal_mode(WAL)",
 		"synchronous(FULL)",
 		"cache_size(-8000)", // KiB for each connection
@@ -127,8 +131,32 @@ var dialect = &sqlstore.Dialect{
 	Inserted:       func(column string) string { return `excluded.` + column },
 	AfterIncrement: ` + 1`,
 	SelfCheck:      `PRAGMA integrity_check`,
+	Trouble:        trouble,
 	Again:          busy,
 	OneWriter:      true,
+}
+
+// trouble explains what SQLite says.
+func trouble(err error) sqlstore.Trouble {
+	var sqliteErr *sqlite.Error
+	if !errors.As(err, &sqliteErr) {
+		return sqlstore.Trouble{}
+	}
+	switch sqliteErr.Code() & 0xff {
+	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED:
+		return sqlstore.Trouble{Reason: "another process holds the database for too long"}
+	case sqlite3.SQLITE_FULL:
+		return sqlstore.Trouble{Reason: "the disk that the database is on is full", Writing: true}
+	case sqlite3.SQLITE_READONLY:
+		return sqlstore.Trouble{Reason: "the file of the database cannot be written to", Writing: true}
+	case sqlite3.SQLITE_IOERR:
+		return sqlstore.Trouble{Reason: "the disk that the database is on does not work, or is full", Writing: true}
+	case sqlite3.SQLITE_CANTOPEN:
+		return sqlstore.Trouble{Reason: "the file of the database cannot be opened"}
+	case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
+		return sqlstore.Trouble{Reason: "the file of the database is damaged"}
+	}
+	return sqlstore.Trouble{}
 }
 
 // busy reports whether another process held the database for longer than the busy time-out.

@@ -38,7 +38,7 @@ func RequireSchema(ctx context.Context, db *sql.DB, dialect *Dialect) error {
 // inSnapshot runs fn in a transaction that reads, all of it from one state of the database.
 func (s *Store) inSnapshot(ctx context.Context, operation string, fn func(*sql.Tx) error) error {
 	// SQLite has no other kind, and a plain one on MySQL would have a snapshot for each statement.
-	raw, err := s.read.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true})
+	raw, err := s.read.db.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true})
 	if err != nil {
 		return fmt.Errorf("%s: %w", operation, err)
 	}

@@ -56,7 +56,7 @@ func (s *Store) RollbackDeclaration(
 	ctx context.Context, identifier, serverToken string, options storage.ChangeOptions,
 ) (changed bool, err error) {
 	err = s.inTx(ctx, foreground, "rolling a declaration back", func(t *tx) error {
-		version, err := readVersion(t.ctx, t.raw, identifier, serverToken)
+		version, err := readVersion(t.ctx, t, identifier, serverToken)
 		if err != nil {
 			return err
 		}
@@ -184,7 +184,7 @@ func (s *Store) TouchDeclaration(ctx context.Context, identifier string, options
 		if !exists {
 			return storage.ErrNotFound
 		}
-		declaration, err := readVersion(t.ctx, t.raw, identifier, row.serverToken)
+		declaration, err := readVersion(t.ctx, t, identifier, row.serverToken)
 		if err != nil {
 			return err
 		}

@@ -62,16 +62,17 @@ func (s *Store) deviceQuery() string {
 func (s *Store) DeviceEnrollment(ctx context.Context, id string) (*storage.Enrollment, storage.Vector, error) {
 	e := &storage.Enrollment{ID: id}
 	var vector storage.Vector
-	if s.dialect.OneWriter {
-		// A local read of a few pages waits for nobody, and to be able to cancel it costs as much as to read.
-		ctx = context.WithoutCancel(ctx)
-	}
 	var q queryer = s.read
 	query := ""
-	if s.device != nil {
-		q = preparedQuery{s.device}
-	} else {
+	switch {
+	case s.device == nil:
 		query = s.deviceQuery()
+	case s.dialect.OneWriter:
+		// A local read of a few pages waits for nobody, and to be able to cancel it costs as much as to read.
+		ctx = context.WithoutCancel(ctx)
+		q = preparedQuery{s.device}
+	default:
+		q = guardedQuery{s.guard, preparedQuery{s.device}}
 	}
 	err := queryRows(ctx, q, func(rows *sql.Rows) error {
 		var set sql.NullString
@@ -91,7 +92,7 @@ func (s *Store) DeviceEnrollment(ctx context.Context, id string) (*storage.Enrol
 		return nil
 	}, query, id)
 	if err != nil {
-		return nil, nil, fmt.Errorf("reading a device's enrollment: %w", err)
+		return nil, nil, fmt.Errorf("reading a device's enrollment: %w", s.guard.explain(ctx, err))
 	}
 	return e, vector, nil
 }
@@ -101,6 +102,12 @@ type preparedQuery struct{ *sql.Stmt }
 
 func (p preparedQuery) QueryContext(ctx context.Context, _ string, args ...any) (*sql.Rows, error) {
 	return p.Stmt.QueryContext(ctx, args...)
+}
+
+// guardedQuery is a prepared statement that is bounded like other reads.
+type guardedQuery struct {
+	*guard
+	preparedQuery
 }
 
 // Enrollment implements storage.Enrollments.

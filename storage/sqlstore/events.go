@@ -66,7 +66,7 @@ func (s *Store) ApplyEvent(
 		if err := t.lockEnrollment(event.ID); err != nil {
 			return err
 		}
-		row, _, err := readLife(t.ctx, t.raw, t.now, event.ID)
+		row, _, err := readLife(t.ctx, t, t.now, event.ID)
 		if err != nil {
 			return err
 		}
@@ -317,13 +317,12 @@ func (t *tx) void(id string, until time.Time) error {
 	if err != nil {
 		return err
 	}
-	for _, statement := range []string{
-		`DELETE FROM status_declarations WHERE enrollment_id = ? AND received_at <= ?`,
-		`DELETE FROM status_values WHERE enrollment_id = ? AND changed_at <= ?`,
-		`DELETE FROM status_errors WHERE enrollment_id = ? AND received_at <= ?`,
-		`DELETE FROM problems WHERE enrollment_id = ? AND received_at <= ?`,
+	// What seems to be from the future was received before the clock was set back.
+	for table, column := range map[string]string{
+		"status_declarations": "received_at", "status_values": "changed_at", "status_errors": "received_at", "problems": "received_at",
 	} {
-		if _, err := t.exec(statement, id, at); err != nil {
+		if _, err := t.exec(`DELETE FROM `+table+` WHERE enrollment_id = ? AND (`+column+` <= ? OR `+column+` > `+t.now+`)`,
+			id, at); err != nil {
 			return err
 		}
 	}

@@ -146,7 +146,7 @@ func (t *tx) judge(
 	case same && row.touches > 0 && !replaceable:
 		return storage.ImportResult{Err: storage.ErrTouched}, nil
 	}
-	version, err := readVersion(t.ctx, t.raw, declaration.Identifier, declaration.ServerToken)
+	version, err := readVersion(t.ctx, t, declaration.Identifier, declaration.ServerToken)
 	switch {
 	case errors.Is(err, storage.ErrNotFound):
 	case err != nil:

@@ -26,9 +26,9 @@ type Stats struct {
 
 // Stats asks no database.
 func (s *Store) Stats() Stats {
-	pools := map[string]sql.DBStats{"read": s.read.Stats()}
-	if s.write == s.read {
-		pools = map[string]sql.DBStats{"all": s.read.Stats()}
+	pools := map[string]sql.DBStats{"read": s.read.db.Stats()}
+	if s.write == s.read.db {
+		pools = map[string]sql.DBStats{"all": s.read.db.Stats()}
 	} else {
 		pools["write"] = s.write.Stats()
 	}

@@ -113,17 +113,21 @@ func (s *Store) PutStatus(ctx context.Context, status storage.ReceivedStatus) er
 	if err != nil {
 		return fmt.Errorf("compressing a status report: %w", err)
 	}
+	v, err := s.guard.enter(ctx, foreground)
+	if err != nil {
+		return fmt.Errorf("storing a status report: %w", err)
+	}
 	job := &reportJob{status, body, make(chan error, 1)}
 	if s.reports.add(job, s.reportWorkers()) {
 		go s.storeReports()
 	}
 	select {
 	case err = <-job.done:
-	case <-ctx.Done():
+	case <-v.ctx.Done():
 		s.reports.remove(job) // what is being stored may be stored all the same
-		err = ctx.Err()
+		err = v.ctx.Err()
 	}
-	if err != nil {
+	if err = v.leave(err); err != nil {
 		return fmt.Errorf("storing a status report: %w", err)
 	}
 	return nil
@@ -178,7 +182,7 @@ func (s *Store) putReports(jobs []*reportJob, pass bool) (passed []*reportJob, e
 	jobs = slices.SortedFunc(slices.Values(jobs), func(a, b *reportJob) int {
 		return cmp.Compare(a.enrollmentID(), b.enrollmentID())
 	})
-	err = s.inTx(ctx, foreground, "storing reports", func(t *tx) error {
+	err = s.transact(ctx, foreground, "storing reports", func(t *tx) error {
 		lock := t.dialect.Lock
 		if pass {
 			lock = t.dialect.LockSkip
@@ -429,7 +433,8 @@ func (t *tx) foldAgain(enrollmentID string, after int64) error {
 		}
 		reports = append(reports, r)
 		return nil
-	}, `SELECT id, received_at, body FROM status_reports WHERE enrollment_id = ? AND received_at > ? ORDER BY id`,
+	}, `SELECT id, received_at, body FROM status_reports
+		WHERE enrollment_id = ? AND received_at > ? AND received_at <= `+t.now+` ORDER BY id`,
 		enrollmentID, after)
 	if err != nil {
 		return err

@@ -57,7 +57,7 @@ func (s *Store) applyCommand(ctx context.Context, event storage.Event) error {
 		return nil
 	}
 	return s.inTx(ctx, foreground, "noting the result of a command", func(t *tx) error {
-		row, known, err := readCommand(t.ctx, t.raw, t.now, t.dialect.Lock, event.ID)
+		row, known, err := readCommand(t.ctx, t, t.now, t.dialect.Lock, event.ID)
 		if err != nil || !known {
 			return err
 		}

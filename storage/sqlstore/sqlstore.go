@@ -36,6 +36,9 @@ type Options struct {
 	// MaxScanned is about how many rows of an index are counted for one page of numbers about the fleet. The default is
 	// 1,000,000; less is for tests.
 	MaxScanned int
+	// Timeout bounds how long somebody waits for an operation, which then fails with *storage.NotReadyError. The default is
+	// to wait as long as it takes.
+	Timeout time.Duration
 	// Clock replaces the database's clock, for tests.
 	Clock func() time.Time
 	// Logger gets what no caller is told: transactions that had to be tried again. The default discards.
@@ -80,8 +83,11 @@ func (o Options) withDefaults() Options {
 
 // Store is a storage.Store on SQL.
 type Store struct {
-	read    *sql.DB // for what needs no transaction
-	write   *sql.DB // the same as read where any number of connections may write
+	read    pool    // for what needs no transaction
+	write   *sql.DB // the same as read's where any number of connections may write
+	probe   *sql.DB // for asking whether the database works
+	guard   *guard
+	misses  int // how often in a row Look has got no answer
 	dialect *Dialect
 	options Options
 	turns   turns
@@ -93,8 +99,9 @@ type Store struct {
 
 	device  *sql.Stmt   // the statement of DeviceEnrollment, prepared
 	moreDue atomic.Bool // the last claim took as many as it might: there is more to claim, most likely
-	// inBackground has an element for each transaction that nobody waits for, where any number of connections may write.
-	inBackground chan struct{}
+	// writing has an element for each transaction, and inBackground for each that nobody waits for, where any number of
+	// connections may write.
+	writing, inBackground chan struct{}
 }
 
 var _ storage.Store = (*Store)(nil)
@@ -102,23 +109,47 @@ var _ storage.Store = (*Store)(nil)
 // maxInBackground keeps the transactions that nobody waits for from taking the database from those that somebody waits for.
 const maxInBackground = 2
 
-// New returns a store over a database with Decree's schema. It owns both handles from then on, also when it fails;
-// they may be one.
-func New(ctx context.Context, read, write *sql.DB, dialect *Dialect, options Options) (*Store, error) {
-	s := &Store{read: read, write: write, dialect: dialect, options: options.withDefaults(),
+// readersOnly is how many connections are kept from transactions, which can wait for locks: who only reads goes on.
+const readersOnly = 4
+
+// Handles are what a store works with. They may be one.
+type Handles struct {
+	// Read is for what needs no transaction, and Write for transactions.
+	Read, Write *sql.DB
+	// Probe is for asking whether the database works, which must not have to wait for others' connections. Nil: Read.
+	Probe *sql.DB
+}
+
+// New returns a store over a database with Decree's schema. It owns the handles from then on, also when it fails.
+func New(ctx context.Context, handles Handles, dialect *Dialect, options Options) (*Store, error) {
+	options = options.withDefaults()
+	guard := &guard{dialect: dialect, timeout: options.Timeout, most: maxInside}
+	s := &Store{read: pool{guard, handles.Read}, write: handles.Write, probe: handles.Probe, guard: guard, dialect: dialect,
+		options: options, writing: make(chan struct{}, maxWriting(handles.Write)),
 		inBackground: make(chan struct{}, maxInBackground)}
+	if s.probe == nil {
+		s.probe = handles.Read
+	}
 	if s.options.Clock == nil {
 		var err error
-		if s.device, err = read.PrepareContext(ctx, s.deviceQuery()); err != nil {
+		if s.device, err = handles.Read.PrepareContext(ctx, s.deviceQuery()); err != nil {
 			return nil, errors.Join(fmt.Errorf("preparing: %w", err), s.Close())
 		}
 	}
 	return s, nil
 }
 
+// maxWriting is how many transactions may be under way at once over a handle.
+func maxWriting(write *sql.DB) int {
+	if limit := write.Stats().MaxOpenConnections; limit > 2*readersOnly {
+		return limit - readersOnly
+	}
+	return 2 * readersOnly
+}
+
 // Ping implements storage.Store.
 func (s *Store) Ping(ctx context.Context) error {
-	return s.read.PingContext(ctx)
+	return s.read.db.PingContext(ctx)
 }
 
 // Close implements storage.Store.
@@ -127,9 +158,12 @@ func (s *Store) Close() error {
 	if s.device != nil {
 		errs = append(errs, s.device.Close())
 	}
-	errs = append(errs, s.read.Close())
-	if s.write != s.read {
+	errs = append(errs, s.read.db.Close())
+	if s.write != s.read.db {
 		errs = append(errs, s.write.Close())
+	}
+	if s.probe != s.read.db {
+		errs = append(errs, s.probe.Close())
 	}
 	return errors.Join(errs...)
 }

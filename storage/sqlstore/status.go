@@ -120,7 +120,7 @@ func (s *Store) StatusReportByID(
 	return report, err
 }
 
-func scanReport(row *sql.Row) (*storage.StatusReport, error) {
+func scanReport(row scanner) (*storage.StatusReport, error) {
 	var report storage.StatusReport
 	var body []byte
 	err := row.Scan(&report.StatusID, instant{&report.ReceivedAt}, &body, &report.Index)

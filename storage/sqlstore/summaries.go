@@ -24,7 +24,7 @@ const summaryColumns = `d.identifier, d.type, CASE WHEN c.counted_at > 0 THEN c.
 	c.assigned, c.current, c.active, c.valid, c.invalid, c.counted_at
 	FROM declarations d LEFT JOIN declaration_summaries c ON c.identifier = d.identifier`
 
-func scanSummary(row interface{ Scan(...any) error }) (storage.DeclarationSummary, error) {
+func scanSummary(row scanner) (storage.DeclarationSummary, error) {
 	var summary storage.DeclarationSummary
 	var assigned, current, active, valid, invalid, countedAt sql.NullInt64
 	err := row.Scan(&summary.Identifier, &summary.Type, text{&summary.ServerToken},

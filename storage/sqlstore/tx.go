@@ -35,18 +35,29 @@ type tx struct {
 // inTx runs fn in a transaction and commits it when fn returns nil. When the database says that the transaction lost
 // against another, it is rolled back and fn runs again: fn must set what it returns to the outside anew.
 func (s *Store) inTx(ctx context.Context, u urgency, operation string, fn func(*tx) error) error {
+	v, err := s.guard.enter(ctx, u)
+	if err != nil {
+		return fmt.Errorf("%s: %w", operation, err)
+	}
+	return v.leave(s.transact(v.ctx, u, operation, fn))
+}
+
+// transact is inTx for those who have entered.
+func (s *Store) transact(ctx context.Context, u urgency, operation string, fn func(*tx) error) error {
 	backoff := firstBackoff
 	for try := 1; ; try++ {
 		err := s.tryTx(ctx, u, fn)
 		if err == nil {
 			return nil
 		}
+		unwritable := s.guard.failed(err)
 		cause := ctx.Err()
 		if cause != nil && !errors.Is(err, cause) {
 			// Drivers have words of their own for a transaction whose context has ended.
 			err = errors.Join(cause, err)
 		}
-		if again := errors.Is(err, errSharedLost) || s.dialect.Again(err); cause != nil || !again || try == maxTries {
+		again := !unwritable && (errors.Is(err, errSharedLost) || s.dialect.Again(err))
+		if cause != nil || !again || try == maxTries {
 			return fmt.Errorf("%s: %w", operation, err)
 		}
 		s.counters.retries.Add(1)
@@ -72,13 +83,17 @@ func (s *Store) tryTx(ctx context.Context, u urgency, fn func(*tx) error) (err e
 		}
 		defer s.turns.release()
 		s.endShared()
-	} else if u == background {
-		select {
-		case s.inBackground <- struct{}{}:
-		case <-ctx.Done():
-			return ctx.Err()
+	} else {
+		if u == background {
+			if err := take(ctx, s.inBackground); err != nil {
+				return err
+			}
+			defer func() { <-s.inBackground }()
 		}
-		defer func() { <-s.inBackground }()
+		if err := take(ctx, s.writing); err != nil {
+			return err
+		}
+		defer func() { <-s.writing }()
 	}
 	raw, err := s.write.BeginTx(ctx, nil)
 	if err != nil {
@@ -104,6 +119,21 @@ func (s *Store) tryTx(ctx context.Context, u urgency, fn func(*tx) error) (err e
 	s.touched.declarations(t.touchedDeclarations)
 	s.touched.sets(t.touchedSets)
 	return err
+}
+
+// take waits for a place.
+func take(ctx context.Context, places chan struct{}) error {
+	select {
+	case places <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// QueryRowContext returns what must be scanned.
+func (t *tx) QueryRowContext(ctx context.Context, query string, args ...any) scanner {
+	return t.raw.QueryRowContext(ctx, query, args...)
 }
 
 // exec runs a statement and returns how many rows it matched.
@@ -149,6 +179,20 @@ func queryStrings(ctx context.Context, q queryer, query string, args ...any) ([]
 
 // queryRows calls scan for every row.
 func queryRows(ctx context.Context, q queryer, scan func(*sql.Rows) error, query string, args ...any) (err error) {
+	if guarded, ok := q.(interface {
+		enter(context.Context, urgency) (visit, error)
+	}); ok {
+		v, err := guarded.enter(ctx, foreground)
+		if err != nil {
+			return err
+		}
+		return v.leave(readRows(v.ctx, q, scan, query, args...))
+	}
+	return readRows(ctx, q, scan, query, args...)
+}
+
+// readRows is queryRows for what is not guarded, or has entered.
+func readRows(ctx context.Context, q queryer, scan func(*sql.Rows) error, query string, args ...any) (err error) {
 	rows, err := q.QueryContext(ctx, query, args...)
 	if err != nil {
 		return err

@@ -40,7 +40,7 @@ func (s *Store) DeclarationVersion(ctx context.Context, identifier, serverToken 
 }
 
 type rowQueryer interface {
-	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+	QueryRowContext(ctx context.Context, query string, args ...any) scanner
 }
 
 func readVersion(ctx context.Context, q rowQueryer, identifier, serverToken string) (*ddm.Declaration, error) {
@@ -48,7 +48,7 @@ func readVersion(ctx context.Context, q rowQueryer, identifier, serverToken stri
 		FROM declaration_versions WHERE identifier = ? AND server_token = ?`, identifier, serverToken))
 }
 
-func scanDeclaration(row *sql.Row) (*ddm.Declaration, error) {
+func scanDeclaration(row scanner) (*ddm.Declaration, error) {
 	var declaration ddm.Declaration
 	var class string
 	err := row.Scan(&declaration.Identifier, &declaration.Type, &class, &declaration.Payload, &declaration.ServerToken)

@@ -242,6 +242,7 @@ func Exercise(ctx context.Context, t *testing.T, store storage.Store, clock *Clo
 	_, err = store.Manifest(ctx, "token")
 	require.NoError(t, err)
 	clock.Advance(time.Hour)
+	w.exerciseClock()
 	_, err = store.Collect(ctx, time.Minute, 100)
 	require.NoError(t, err)
 	require.NoError(t, store.Ping(ctx))

@@ -44,7 +44,7 @@ func Run(t *testing.T, backend Backend) {
 		claimTests, holdTests, deviceTests, notifyTests, fanoutTests, changeTests, servingTests,
 		overviewTests, numberTests, factTests, summaryTests, summaryPropertyTests, fleetTests,
 		deletionTests, progressTests, statusTests, oddStatusTests, foldPropertyTests,
-		spentTests, eventTests, happeningTests, raceTests, concurrencyTests, transactionTests,
+		spentTests, eventTests, happeningTests, raceTests, concurrencyTests, clockTests, transactionTests,
 	} {
 		for _, test := range subject {
 			t.Run(test.name, func(t *testing.T) {

@@ -311,3 +311,14 @@ CREATE TABLE IF NOT EXISTS event_log (
 ) ENGINE = InnoDB DEFAULT CHARACTER SET = utf8mb4 COLLATE = utf8mb4_bin;
 
 INSERT IGNORE INTO event_log (id, last_id) VALUES (1, 0);
+
+CREATE TABLE IF NOT EXISTS clock (
+    id       TINYINT        NOT NULL,
+    seen_at  BIGINT         NOT NULL,
+    behind   BIGINT         NULL,
+    tried    BIGINT         NOT NULL DEFAULT 0,
+    position VARBINARY(255) NOT NULL DEFAULT '',
+    PRIMARY KEY (id)
+) ENGINE = InnoDB DEFAULT CHARACTER SET = utf8mb4 COLLATE = utf8mb4_bin;
+
+INSERT IGNORE INTO clock (id, seen_at) VALUES (1, 0);

@@ -305,3 +305,12 @@ CREATE TABLE event_log (
     lease_until             INTEGER NULL
 );
 INSERT INTO event_log (id, last_id) VALUES (1, 0);
+
+CREATE TABLE clock (
+    id                      INTEGER PRIMARY KEY,
+    seen_at                 INTEGER NOT NULL,
+    behind                  INTEGER NULL,
+    tried                   INTEGER NOT NULL DEFAULT 0,
+    position                TEXT    NOT NULL DEFAULT ''
+);
+INSERT INTO clock (id, seen_at) VALUES (1, 0);
