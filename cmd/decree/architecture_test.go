@@ -27,6 +27,7 @@ var mayImport = map[string][]string{
 	"storage/summarizer":           {},
 	"storage/checker":              {"ddm", "storage"},
 	"storage/census":               {"storage"},
+	"storage/watcher":              {"storage"},
 	"storage/importer":             {"ddm", "storage"},
 	"storage/importer/kmfddm":      {"storage/importer", "storage/mysql/dsn"},
 	"storage/importer/remote":      {"storage/importer"},
@@ -46,7 +47,7 @@ var mayImport = map[string][]string{
 	"cmd/decree": {
 		"ddm", "http/api", "http/ddm", "http/edge", "http/webhook", "cmd/decree/metric", "notifier", "notifier/eventlog", "notifier/micromdm", "notifier/nanomdm",
 		"storage", "storage/census", "storage/checker", "storage/compositor", "storage/importer", "storage/importer/kmfddm", "storage/importer/remote",
-		"storage/mysql", "storage/sqlite", "storage/sqlstore", "storage/summarizer",
+		"storage/mysql", "storage/sqlite", "storage/sqlstore", "storage/summarizer", "storage/watcher",
 	},
 }
 

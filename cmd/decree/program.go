@@ -28,10 +28,14 @@ import (
 	"github.com/decree-ddm/decree/storage/sqlite"
 	"github.com/decree-ddm/decree/storage/sqlstore"
 	"github.com/decree-ddm/decree/storage/summarizer"
+	"github.com/decree-ddm/decree/storage/watcher"
 )
 
 // shutdownTimeout is how long requests under way may take when the program stops.
 const shutdownTimeout = 8 * time.Second
+
+// databaseTimeout is how long whoever asks waits for the database.
+const databaseTimeout = 10 * time.Second
 
 // program is the running server.
 type program struct {
@@ -43,6 +47,7 @@ type program struct {
 	// summarizer keeps the numbers of declarations up to date.
 	summarizer *summarizer.Summarizer
 	census     *census.Census // of enrollments, for the metrics
+	watcher    *watcher.Watcher
 	sequencer  *eventlog.Sequencer
 	poster     *eventlog.Poster // nil: there is no -event-url
 	reloaders  []*reloader
@@ -101,6 +106,8 @@ func start(ctx context.Context, config *config, stdout, stderr io.Writer) (p *pr
 	p.summarizer = summarizer.New(summarizer.Config{Summaries: p.store, Logger: p.logger, Busy: p.busy})
 	p.summarizer.Start()
 	p.census.Start()
+	p.watcher = watcher.New(watcher.Config{Database: p.store, Logger: p.logger})
+	p.watcher.Start()
 	p.serve(config)
 	return p, nil
 }
@@ -202,7 +209,7 @@ func openStore(ctx context.Context, config *config, logger *slog.Logger) (*sqlst
 	if err != nil {
 		return nil, err
 	}
-	options.Logger, options.Clock = logger, config.pace.clock
+	options.Logger, options.Clock, options.Timeout = logger, config.pace.clock, databaseTimeout
 	open := sqlite.Open
 	if config.storage == "mysql" {
 		open = mysql.Open
@@ -324,6 +331,9 @@ func (p *program) stop() error {
 	}
 	if p.poster != nil {
 		p.poster.Stop()
+	}
+	if p.watcher != nil {
+		p.watcher.Stop()
 	}
 	if p.store != nil {
 		errs = append(errs, p.store.Close())
