@@ -307,8 +307,8 @@ func TestTheDocumentsCodesAreReal(t *testing.T) {
 				continue
 			}
 			for code := range operation.Responses.Map() {
-				// Of the server's own failures there are tests elsewhere.
-				if code < "500" {
+				// Of the server's own failures, and of bodies that do not come, there are tests elsewhere.
+				if code < "500" && code != "408" {
 					require.Contains(t, seen[name], code, name)
 				}
 			}

@@ -4,11 +4,9 @@
 package ddm
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"slices"
 	"time"
@@ -123,7 +121,7 @@ func (h handler) device(next func(http.ResponseWriter, *request) error) edge.Han
 	}
 }
 
-// verify checks the signature of a request, if there has to be one, and leaves its body to be read.
+// verify checks the signature of a request, if there has to be one.
 func (h handler) verify(w http.ResponseWriter, r *http.Request) error {
 	if h.VerifyKey == "" {
 		return nil
@@ -132,7 +130,6 @@ func (h handler) verify(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	r.Body = io.NopCloser(bytes.NewReader(body))
 	return edge.VerifySignature(r, h.VerifyKey, body)
 }
 

@@ -28,13 +28,14 @@ type Mux struct {
 	routes   []*route
 	notFound http.Handler
 	observer Observer // nil: nobody
+	bodies   *Bodies
 	logger   *slog.Logger
 	now      func() time.Time
 }
 
 // NewMux returns a mux that logs to logger.
 func NewMux(logger *slog.Logger) *Mux {
-	m := &Mux{mux: http.NewServeMux(), logger: logger, now: time.Now}
+	m := &Mux{mux: http.NewServeMux(), bodies: NewBodies(), logger: logger, now: time.Now}
 	m.notFound = m.adapt("", false, m.unrouted)
 	m.mux.Handle("/", m.notFound)
 	return m
@@ -56,6 +57,9 @@ func (m *Mux) HandleOpaque(pattern string, handler HandlerFunc, key string) {
 func (m *Mux) Before(fn func(w http.ResponseWriter, r *http.Request)) {
 	m.before = append(m.before, fn)
 }
+
+// ShareBodies has the mux share room for bodies with others. Like Handle, it is for the time before the first request.
+func (m *Mux) ShareBodies(bodies *Bodies) { m.bodies = bodies }
 
 func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	for _, fn := range m.before {
@@ -111,7 +115,8 @@ func (m *Mux) adapt(pattern string, opaque bool, handler HandlerFunc) http.Handl
 	return routed(func(w http.ResponseWriter, r *http.Request) {
 		start := m.now()
 		route.observer.Began()
-		event := &Event{header: r.Header}
+		event := &Event{header: r.Header, bodies: m.bodies}
+		defer func() { event.room.giveBack() }()
 		answer := &answer{ResponseWriter: w}
 		var err error
 		defer func() { route.observer.Ended(outcome(r, answer, err), m.now().Sub(start)) }()
@@ -241,6 +246,11 @@ func (a *answer) status() int {
 // Event is what is logged of a request, filled in along the way.
 type Event struct {
 	header http.Header // of the request
+
+	// bodies is where the body takes room, body what was read of it, and room what that takes.
+	bodies *Bodies
+	body   []byte
+	room   *room
 
 	mu    sync.Mutex
 	trace trace.Trace // none until somebody asks for it: few requests are logged

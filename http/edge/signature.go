@@ -45,6 +45,9 @@ func (s *signer) WriteHeader(code int) {
 	}
 }
 
+// Unwrap is for http.ResponseController, by which deadlines are set.
+func (s *signer) Unwrap() http.ResponseWriter { return s.ResponseWriter }
+
 func (s *signer) Write(b []byte) (int, error) {
 	s.WriteHeader(http.StatusOK)
 	return s.body.Write(b)
