@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/decree-ddm/decree/cmd/decree/metric"
@@ -22,6 +23,7 @@ import (
 	"github.com/decree-ddm/decree/notifier/eventlog"
 	"github.com/decree-ddm/decree/notifier/micromdm"
 	"github.com/decree-ddm/decree/notifier/nanomdm"
+	"github.com/decree-ddm/decree/storage"
 	"github.com/decree-ddm/decree/storage/census"
 	"github.com/decree-ddm/decree/storage/compositor"
 	"github.com/decree-ddm/decree/storage/mysql"
@@ -31,8 +33,12 @@ import (
 	"github.com/decree-ddm/decree/storage/watcher"
 )
 
-// shutdownTimeout is how long requests under way may take when the program stops.
-const shutdownTimeout = 8 * time.Second
+const (
+	// shutdownTimeout is how long requests under way may take when the program stops.
+	shutdownTimeout = 8 * time.Second
+	// stopTimeout is how long all of stopping may take: who starts servers kills those that do not stop.
+	stopTimeout = 9500 * time.Millisecond
+)
 
 // databaseTimeout is how long whoever asks waits for the database.
 const databaseTimeout = 10 * time.Second
@@ -53,7 +59,8 @@ type program struct {
 	reloaders  []*reloader
 	closers    []io.Closer
 	// failed gets the error that ends the server, if it ends by itself.
-	failed chan error
+	failed   chan error
+	stopping atomic.Bool
 }
 
 // start opens the database and begins to serve. The program runs until stop, whatever becomes of the context.
@@ -151,7 +158,7 @@ func (p *program) register(config *config, composer *compositor.Compositor, dump
 	})
 	p.registerMetrics(config, composer, keys)
 	for _, site := range p.sites.all() {
-		api.RegisterHealth(site.mux, p.store)
+		api.RegisterHealth(site.mux, p)
 	}
 	return nil
 }
@@ -298,15 +305,63 @@ func (p *program) statusDump(name string, stdout io.Writer) (func(string, []byte
 	}, nil
 }
 
+// workers returns what stops each of those who work in the background.
+func (p *program) workers() (stops []func()) {
+	for _, reloader := range p.reloaders {
+		stops = append(stops, reloader.Stop)
+	}
+	if p.notifier != nil {
+		stops = append(stops, p.notifier.Stop)
+	}
+	if p.summarizer != nil {
+		stops = append(stops, p.summarizer.Stop)
+	}
+	if p.census != nil {
+		stops = append(stops, p.census.Stop)
+	}
+	if p.sequencer != nil {
+		stops = append(stops, p.sequencer.Stop)
+	}
+	if p.poster != nil {
+		stops = append(stops, p.poster.Stop)
+	}
+	return stops
+}
+
 // busyRate is how many enrollments have to be told in a second for what can wait to wait.
 const busyRate = 200
 
 // busy reports whether many devices are being told of something.
 func (p *program) busy() bool { return p.notifier.Rate() > busyRate }
 
-// stop ends what start began, in order: no new requests, those under way answered, the notifier, the log of events, the
-// database.
+// Ready implements api.Readiness.
+func (p *program) Ready(ctx context.Context) error {
+	if p.stopping.Load() {
+		return &storage.NotReadyError{Reason: "the server is being stopped"}
+	}
+	return p.store.Ready(ctx)
+}
+
+// stop ends what start began, in bounded time: what does not end is left to the end of the process.
 func (p *program) stop() error {
+	stopped := make(chan error, 1)
+	go func() { stopped <- p.stopAll() }()
+	select {
+	case err := <-stopped:
+		return err
+	case <-time.After(stopTimeout):
+		return errors.New("stopping takes too long: not all that was under way has ended")
+	}
+}
+
+// stopAll ends what start began: no new requests and those under way answered, beside that what works in the background,
+// and then the database.
+func (p *program) stopAll() error {
+	p.stopping.Store(true)
+	var workers sync.WaitGroup
+	for _, stop := range p.workers() {
+		workers.Go(stop)
+	}
 	var errs []error
 	if p.sites.main != nil {
 		p.logger.Info("stopping")
@@ -314,24 +369,7 @@ func (p *program) stop() error {
 		defer cancel()
 		errs = append(errs, p.sites.stop(ctx))
 	}
-	for _, reloader := range p.reloaders {
-		reloader.Stop()
-	}
-	if p.notifier != nil {
-		p.notifier.Stop()
-	}
-	if p.summarizer != nil {
-		p.summarizer.Stop()
-	}
-	if p.census != nil {
-		p.census.Stop()
-	}
-	if p.sequencer != nil {
-		p.sequencer.Stop()
-	}
-	if p.poster != nil {
-		p.poster.Stop()
-	}
+	workers.Wait()
 	if p.watcher != nil {
 		p.watcher.Stop()
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -20,6 +19,12 @@ type site struct {
 	mux      *edge.Mux
 	server   *http.Server
 	listener net.Listener // nil before listen
+	logger   *slog.Logger
+
+	// changedAt is when a connection last came, went, or began or ended a request, in nanoseconds since 1970.
+	changedAt atomic.Int64
+	// draining has every answer be the last of its connection.
+	draining atomic.Bool
 }
 
 // sites are where the server listens. Those that have no address of their own are the first.
@@ -27,17 +32,21 @@ type sites struct {
 	main    *site // the API
 	ddm     *site // what the MDM asks for
 	metrics *site // what those who watch servers ask for
+	bodies  *edge.Bodies
 }
 
 // newSites returns the sites, which do not listen yet. Without a TLS configuration they speak HTTP.
 func newSites(config listenConfig, secure *tls.Config, logger *slog.Logger) sites {
 	first := newSite(config.address, secure, logger)
-	all := sites{main: first, ddm: first, metrics: first}
+	all := sites{main: first, ddm: first, metrics: first, bodies: edge.NewBodies()}
 	if config.ddm != "" {
 		all.ddm = newSite(config.ddm, secure, logger)
 	}
 	if config.metrics != "" {
 		all.metrics = newSite(config.metrics, secure, logger)
+	}
+	for _, site := range all.all() {
+		site.mux.ShareBodies(all.bodies)
 	}
 	return all
 }
@@ -47,7 +56,8 @@ func newSite(address string, secure *tls.Config, logger *slog.Logger) *site {
 	// The limits below are those of HTTP/1: in HTTP/2 one connection can do what they keep many from.
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
-	return &site{address: address, mux: mux, server: &http.Server{
+	s := &site{address: address, mux: mux, logger: logger}
+	s.server = &http.Server{
 		Handler:           mux,
 		Protocols:         &protocols,
 		TLSConfig:         secure.Clone(), // each server adds to its own
@@ -59,8 +69,15 @@ func newSite(address string, secure *tls.Config, logger *slog.Logger) *site {
 		// OPTIONS * is a request like others, which is logged and counted.
 		DisableGeneralOptionsHandler: true,
 
-		ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
-	}}
+		ErrorLog:  slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
+		ConnState: func(net.Conn, http.ConnState) { s.changedAt.Store(time.Now().UnixNano()) },
+	}
+	mux.Before(func(w http.ResponseWriter, _ *http.Request) {
+		if s.draining.Load() {
+			w.Header().Set("Connection", "close")
+		}
+	})
+	return s
 }
 
 // all returns each site once.
@@ -100,14 +117,41 @@ func (s *site) serve() error {
 	return nil
 }
 
+const (
+	// drainQuiet is how long no connection has had anything to do when there are no more requests to expect on those that
+	// are open, and drainTimeout how long that is waited for.
+	drainQuiet   = 50 * time.Millisecond
+	drainTimeout = time.Second
+)
+
+// drain has clients close their connections, with the next answer. Shutting down closes those that wait for a request, and a
+// client may be about to send one.
+func (s *site) drain(ctx context.Context) {
+	s.draining.Store(true)
+	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
+	defer cancel()
+	ticker := time.NewTicker(drainQuiet / 10)
+	defer ticker.Stop()
+	for time.Now().UnixNano()-s.changedAt.Load() < int64(drainQuiet) {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
 // stop answers the requests under way, and takes no more.
 func (s *site) stop(ctx context.Context) error {
 	if s.listener == nil {
 		return nil
 	}
+	s.drain(ctx)
 	var errs []error
 	if err := s.server.Shutdown(ctx); err != nil {
-		errs = append(errs, fmt.Errorf("some requests were cut off: %w", err), s.server.Close())
+		// They had their time. That they did not use it is no failure of the server's.
+		s.logger.Warn("requests are cut off: they take too long", "address", s.address, "error", err)
+		errs = append(errs, s.server.Close())
 	}
 	// A server closes only what it has begun to serve.
 	if err := s.listener.Close(); !errors.Is(err, net.ErrClosed) {
@@ -118,6 +162,7 @@ func (s *site) stop(ctx context.Context) error {
 
 // stop stops all sites at once.
 func (s sites) stop(ctx context.Context) error {
+	s.bodies.Stop()
 	var stops []chan error
 	for _, site := range s.all() {
 		stopped := make(chan error, 1)

@@ -18,6 +18,11 @@ type counters struct {
 type Stats struct {
 	// Pools are the connections to the database, by what they are for.
 	Pools map[string]sql.DBStats
+	// Works says that the database answered when Look last asked it, and could be written to.
+	Works bool
+	// InFlight are the operations under way, and Refused counts those that were not begun because the database was away, or too
+	// much waited for it.
+	InFlight, Refused int64
 	// Retries counts the transactions that lost against others and were tried again.
 	Retries int64
 	// LeftOut counts what status reports said and is kept in the stored report only.
@@ -32,7 +37,9 @@ func (s *Store) Stats() Stats {
 	} else {
 		pools["write"] = s.write.Stats()
 	}
-	return Stats{Pools: pools, Retries: s.counters.retries.Load(), LeftOut: s.counters.leftOut.Load()}
+	g := s.guard
+	return Stats{Pools: pools, Works: g.away.Load() == nil && g.unwritable.Load() == nil, InFlight: g.inside.Load(),
+		Refused: g.refused.Load(), Retries: s.counters.retries.Load(), LeftOut: s.counters.leftOut.Load()}
 }
 
 // HappeningNumbers implements storage.Numbers.

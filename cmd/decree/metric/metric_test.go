@@ -73,6 +73,7 @@ func everything(s *source) *Metrics {
 		Store: func() sqlstore.Stats {
 			return sqlstore.Stats{Pools: map[string]sql.DBStats{"read": {}, "write": {}}, Retries: 7}
 		},
+		Bodies:  func() edge.BodyStats { return edge.BodyStats{Held: 1, Limit: 2, Refused: 3} },
 		Breaker: func() notifier.BreakerState { return notifier.BreakerState{Open: true, Failures: 3} },
 		Census: func() (storage.FleetCount, time.Time) {
 			return storage.FleetCount{InSync: 30, OutOfSync: 20, Left: 10}, base

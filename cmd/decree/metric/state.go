@@ -5,6 +5,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/decree-ddm/decree/http/edge"
 	"github.com/decree-ddm/decree/notifier"
 	"github.com/decree-ddm/decree/storage"
 	"github.com/decree-ddm/decree/storage/compositor"
@@ -15,6 +16,7 @@ import (
 type State struct {
 	Caches  func() []compositor.CacheStats
 	Store   func() sqlstore.Stats
+	Bodies  func() edge.BodyStats
 	Breaker func() notifier.BreakerState
 	// Census returns the last count of enrollments, and when it was; the zero time: there was none.
 	Census func() (storage.FleetCount, time.Time)
@@ -41,7 +43,16 @@ var (
 	poolLimit       = desc("database_connections_limit", "How many connections there may be; 0: no limit.", "pool")
 	poolWaits       = desc("database_waits_total", "How often a connection had to be waited for.", "pool")
 	poolWaited      = desc("database_wait_seconds_total", "How long connections were waited for.", "pool")
-	retries         = desc("database_transaction_retries_total",
+	databaseUp      = desc("database_up",
+		"Whether the database answered when that was last tried, and could be written to: 1, or 0.")
+	operations = desc("database_operations_in_flight", "Operations on the database that are under way, or wait.")
+	refusals   = desc("database_refusals_total",
+		"Operations that were not begun because the database was away, or too much waited for it.")
+	bodyBytes   = desc("http_body_bytes", "Memory that is reserved for the bodies of requests.")
+	bodyLimit   = desc("http_body_limit_bytes", "How much of it there may be.")
+	bodyRefused = desc("http_bodies_refused_total", "Requests that were refused because there was no memory for their bodies.")
+
+	retries = desc("database_transaction_retries_total",
 		"Transactions that lost against others and were tried again.")
 	leftOut = desc("status_items_left_out_total",
 		"What status reports said that is kept in the stored report only, because it is more than is kept of a device.")
@@ -57,7 +68,7 @@ var (
 func (s state) Describe(descs chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		cacheHits, cacheMisses, cacheBytes, cacheLimit, cacheEntries, poolConnections, poolLimit, poolWaits, poolWaited,
-		retries, leftOut, breakerOpen, breakerFailures, enrollments, enrollmentsAt,
+		databaseUp, operations, refusals, bodyBytes, bodyLimit, bodyRefused, retries, leftOut, breakerOpen, breakerFailures, enrollments, enrollmentsAt,
 	} {
 		descs <- d
 	}
@@ -79,15 +90,19 @@ func (s state) Collect(metrics chan<- prometheus.Metric) {
 		counter(metrics, poolWaits, float64(pool.WaitCount), name)
 		counter(metrics, poolWaited, pool.WaitDuration.Seconds(), name)
 	}
+	gauge(metrics, databaseUp, boolean(stats.Works))
+	gauge(metrics, operations, float64(stats.InFlight))
+	counter(metrics, refusals, float64(stats.Refused))
 	counter(metrics, retries, float64(stats.Retries))
 	counter(metrics, leftOut, float64(stats.LeftOut))
 
+	bodies := s.Bodies()
+	gauge(metrics, bodyBytes, float64(bodies.Held))
+	gauge(metrics, bodyLimit, float64(bodies.Limit))
+	counter(metrics, bodyRefused, float64(bodies.Refused))
+
 	breaker := s.Breaker()
-	open := 0.0
-	if breaker.Open {
-		open = 1
-	}
-	gauge(metrics, breakerOpen, open)
+	gauge(metrics, breakerOpen, boolean(breaker.Open))
 	gauge(metrics, breakerFailures, float64(breaker.Failures))
 
 	if count, at := s.Census(); !at.IsZero() {
@@ -96,6 +111,14 @@ func (s state) Collect(metrics chan<- prometheus.Metric) {
 		gauge(metrics, enrollments, float64(count.Left), "left")
 		gauge(metrics, enrollmentsAt, float64(at.UnixMilli())/1000)
 	}
+}
+
+// boolean is 1 for true.
+func boolean(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 func gauge(metrics chan<- prometheus.Metric, d *prometheus.Desc, value float64, labels ...string) {
