@@ -134,6 +134,7 @@ type CheckedChange struct {
 
 // CheckedLog is the state of the log of happenings.
 type CheckedLog struct {
+	Lost           bool // nothing says where it ends; the rest is not known then
 	LastID         int64
 	DeliveredID    int64 // 0 where nothing is delivered
 	Oldest, Newest int64 // 0 where there is none

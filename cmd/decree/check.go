@@ -74,6 +74,8 @@ func check(ctx context.Context, store *sqlstore.Store, shard bool, stdout, stder
 	})
 	progress.end()
 	switch {
+	case err != nil && findings > 0:
+		return &exitError{fmt.Errorf("%d findings, and could not check the rest: %w", findings, err), exitFindings}
 	case err != nil:
 		return fmt.Errorf("could not check: %w", err)
 	case printErr != nil:

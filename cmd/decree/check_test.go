@@ -1,9 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -150,6 +153,7 @@ func TestCheck(t *testing.T) {
 				`UPDATE status_declarations SET active = 0 WHERE identifier = 'conf.one'`, only("status", checkedDevice, "conf.one")},
 			{`UPDATE event_log SET last_id = last_id + 1`, `UPDATE event_log SET last_id = last_id - 1`, only("log", "", "last id")},
 			{`UPDATE event_log SET delivered_id = last_id + 1`, `UPDATE event_log SET delivered_id = NULL`, only("log", "", "posted")},
+			{`UPDATE event_log SET id = 2`, `UPDATE event_log SET id = 1`, only("log", "", "where it ends")},
 			{`DELETE FROM events WHERE id = 2`, ``, only("log", "", "1 events are missing")},
 		} {
 			damage := story.damage
@@ -233,6 +237,45 @@ func TestCheckCannot(t *testing.T) {
 	require.NoFileExists(t, missing)
 	_, _, err = runCommand(t, nil, "check", "surplus")
 	require.ErrorContains(t, err, "surplus")
+}
+
+// TestCheckOfDamagedFiles: what a disk has done to a database is a finding, also where nothing behind it can be read.
+func TestCheckOfDamagedFiles(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "decree.db")
+	s := startDecree(t, "-storage-dsn", file)
+	checkedStory(s)
+	s.stop()
+	size := s.count(`PRAGMA page_size`)
+	pages := map[string]int{}
+	for _, table := range []string{"declarations", "enrollments", "events"} {
+		pages[table] = s.count(`SELECT rootpage FROM sqlite_master WHERE name = '` + table + `'`)
+	}
+	require.NoError(t, s.database.Close())
+	for table, page := range pages {
+		content, err := os.ReadFile(file)
+		require.NoError(t, err)
+		copy(content[(page-1)*size:page*size], bytes.Repeat([]byte{0xaa}, size))
+		damaged := filepath.Join(t.TempDir(), "damaged.db")
+		require.NoError(t, os.WriteFile(damaged, content, 0o600))
+		output, _, err := runCommand(t, nil, "check", "-storage-dsn", damaged)
+		require.Equal(t, exitFindings, exitCode(err), "%s: %v", table, err)
+		require.Contains(t, output, "database: ", table)
+	}
+}
+
+// TestCheckOfAnotherSchema: it says whose database it is, and does not judge by rules that are not those of it.
+func TestCheckOfAnotherSchema(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "decree.db")
+	s := startDecree(t, "-storage-dsn", file)
+	s.stop()
+	_, err := s.database.Exec(`INSERT INTO goose_db_version (version_id, is_applied) VALUES (99, 1)`)
+	require.NoError(t, err)
+	_, _, err = runCommand(t, nil, "check", "-storage-dsn", file)
+	require.ErrorContains(t, err, "version 99")
+	require.ErrorContains(t, err, "of a newer Decree")
+	require.Equal(t, 1, exitCode(err))
 }
 
 // TestCheckShard: what the servers' -shard adds is known to a check that has it, and one that has not says what it lacks.

@@ -175,6 +175,10 @@ func (c *checker) log(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		if log.Lost {
+			found("", "nothing says where it ends")
+			return nil
+		}
 		if log.Newest != log.LastID {
 			found("", fmt.Sprintf("its last id is %d, and the newest event has %d", log.LastID, log.Newest))
 		}

@@ -131,6 +131,7 @@ var dialect = &sqlstore.Dialect{
 	Inserted:       func(column string) string { return `excluded.` + column },
 	AfterIncrement: ` + 1`,
 	SelfCheck:      `PRAGMA integrity_check`,
+	Damaged:        unreadable,
 	Trouble:        trouble,
 	Again:          busy,
 	OneWriter:      true,

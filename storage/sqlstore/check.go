@@ -29,8 +29,11 @@ func ReadSchemaVersion(ctx context.Context, db *sql.DB) (int64, error) {
 func RequireSchema(ctx context.Context, db *sql.DB, dialect *Dialect) error {
 	version, err := ReadSchemaVersion(ctx, db)
 	if err == nil && version != dialect.SchemaVersion {
-		err = fmt.Errorf("its schema has version %d, and this program works with %d: a server migrates it when it starts",
-			version, dialect.SchemaVersion)
+		advice := "a server migrates it when it starts"
+		if version > dialect.SchemaVersion {
+			advice = "it is of a newer Decree, use that one"
+		}
+		err = fmt.Errorf("its schema has version %d, and this program works with %d: %s", version, dialect.SchemaVersion, advice)
 	}
 	return err
 }
@@ -58,6 +61,9 @@ func (s *Store) DatabaseErrors(ctx context.Context) ([]string, error) {
 		return nil, nil
 	}
 	found, err := queryStrings(ctx, s.read, s.dialect.SelfCheck)
+	if err != nil && s.dialect.Damaged(err) {
+		return append(found, err.Error()), nil // too much to say where
+	}
 	if err != nil {
 		return nil, fmt.Errorf("having the database check itself: %w", err)
 	}
@@ -257,6 +263,9 @@ func (s *Store) CheckedLog(ctx context.Context) (log storage.CheckedLog, err err
 			COALESCE(MIN(e.id), 0), COALESCE(MAX(e.id), 0), COUNT(e.id)
 		FROM event_log l LEFT JOIN events e ON e.id > 0 WHERE l.id = 1 GROUP BY l.id, l.last_id, l.delivered_id`).
 		Scan(&log.LastID, &log.DeliveredID, &log.Oldest, &log.Newest, &log.Count)
+	if errors.Is(err, sql.ErrNoRows) {
+		return storage.CheckedLog{Lost: true}, nil
+	}
 	if err != nil {
 		return log, fmt.Errorf("reading the log of happenings: %w", err)
 	}

@@ -28,6 +28,8 @@ type Dialect struct {
 	// SelfCheck is a query that has the database check itself, and answers with texts: "ok", or what is wrong. Empty where
 	// there is none that servers can work beside.
 	SelfCheck string
+	// Damaged reports whether an error says that the database's files are damaged. Nil where there is no SelfCheck.
+	Damaged func(error) bool
 	// Trouble says what is wrong with the database, by an error of the driver's.
 	Trouble func(error) Trouble
 	// Again reports whether an error means that the transaction lost against another and is to be tried again.
