@@ -12,6 +12,9 @@ import (
 // reloadInterval is how often files are looked at. They are small.
 const reloadInterval = time.Second
 
+// reloadPatience is how long a file that is being read may keep the server from stopping: its file system may hang.
+const reloadPatience = time.Second
+
 // reloader reads files again when they change: API keys, certificates. It compares what is in them, which sees every way
 // of changing them: renamed over, written in place, a mount that is replaced, in the same second or with old times.
 type reloader struct {
@@ -46,7 +49,7 @@ func newReloader(what string, files []string, load func(contents [][]byte) error
 func (r *reloader) read() (contents [][]byte, state string, err error) {
 	hash := sha256.New()
 	for _, file := range r.files {
-		content, err := os.ReadFile(file) // #nosec G304 -- the operator names it
+		content, err := readRegular(file)
 		if err != nil {
 			return nil, err.Error(), err
 		}
@@ -55,6 +58,18 @@ func (r *reloader) read() (contents [][]byte, state string, err error) {
 		hash.Write(digest[:])
 	}
 	return contents, string(hash.Sum(nil)), nil
+}
+
+// readRegular reads a file, and no pipe: that cannot be read again, and who tried would wait for somebody to write.
+func readRegular(name string) ([]byte, error) {
+	info, err := os.Stat(name)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a regular file", name)
+	}
+	return os.ReadFile(name) // #nosec G304 -- the operator names it
 }
 
 // poll loads the files if they have changed and are at rest: they are read twice, since somebody may be in the midst of
@@ -96,11 +111,14 @@ func (r *reloader) run() {
 	}
 }
 
-// Stop ends it, and returns when it has ended.
+// Stop ends it, and returns when it has ended, or soon where a file cannot be read to its end: then it ends after that.
 func (r *reloader) Stop() {
 	r.startOnce.Do(func() { close(r.stopped) })
 	r.stopOnce.Do(func() { close(r.stopping) })
-	<-r.stopped
+	select {
+	case <-r.stopped:
+	case <-time.After(reloadPatience):
+	}
 }
 
 // reload has files read now, and whenever they change.

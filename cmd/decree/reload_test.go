@@ -86,3 +86,24 @@ func TestReloaderStops(t *testing.T) {
 		r.Start()
 	}
 }
+
+// TestReloaderThatHangs does not keep the server from stopping.
+func TestReloaderThatHangs(t *testing.T) {
+	t.Parallel()
+	file := writeFile(t, filepath.Join(t.TempDir(), "file"), "1")
+	hangs, release := make(chan struct{}), make(chan struct{})
+	r, err := newReloader("things", []string{file}, func(contents [][]byte) error {
+		if string(contents[0]) != "1" {
+			close(hangs)
+			<-release
+		}
+		return nil
+	}, slog.New(slog.DiscardHandler))
+	require.NoError(t, err)
+	r.Start()
+	replaceFile(t, file, "2")
+	<-hangs
+	r.Stop()
+	close(release)
+	<-r.stopped
+}
