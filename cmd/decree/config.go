@@ -199,6 +199,9 @@ func parseConfig(args, environ []string, output io.Writer) (*config, error) {
 		return nil, errors.New("there is no API key: start with -api KEY or DECREE_API=KEY, " +
 			"where KEY is a long random secret of your own, such as one that `openssl rand -hex 32` prints")
 	}
+	if c.listen.address == "" {
+		return nil, errors.New("-listen is empty, which would be any port of all addresses: the usual one is " + defaultListen)
+	}
 	if (c.tls.certificate == "") != (c.tls.key == "") {
 		return nil, errors.New("-tls-cert and -tls-key go together: a certificate and its private key")
 	}

@@ -30,6 +30,8 @@ func TestFlags(t *testing.T) {
 		{"a key", []string{"-api", "k"}, nil, nil},
 		{"a key from the environment", nil, []string{"DECREE_API=k"}, nil},
 		{"keys from a file", []string{"-api-keys", "f"}, nil, nil},
+		{"no address", []string{"-api", "k", "-listen", ""}, nil, []string{"-listen is empty", ":9002"}},
+		{"no address in the environment", []string{"-api", "k"}, []string{"DECREE_LISTEN="}, []string{"-listen is empty"}},
 		{"a certificate", []string{"-api", "k", "-tls-cert", "c", "-tls-key", "k"}, nil, nil},
 		{"a certificate without its key", []string{"-api", "k", "-tls-cert", "c"}, nil, []string{"-tls-cert", "-tls-key"}},
 		{"a key without its certificate", []string{"-api", "k", "-tls-key", "c"}, nil, []string{"-tls-cert", "-tls-key"}},
@@ -201,9 +203,11 @@ func TestCannotStart(t *testing.T) {
 		{"no database", []string{"-storage-dsn", file}, []string{"-storage sqlite", file, "not a database"}},
 		{
 			"an address in use", []string{"-listen", taken.Addr().String()},
-			[]string{taken.Addr().String(), "address already in use"},
+			[]string{"-listen: ", taken.Addr().String(), "address already in use"},
 		},
-		{"an address that is none", []string{"-listen", "nowhere"}, []string{"nowhere"}},
+		{"an address that is none", []string{"-listen", "nowhere"}, []string{"-listen: ", "nowhere"}},
+		{"no address for the MDM", []string{"-listen-ddm", "127.0.0.1"}, []string{"-listen-ddm: ", "missing port"}},
+		{"no port for metrics", []string{"-listen-metrics", "127.0.0.1:99999"}, []string{"-listen-metrics: ", "invalid port"}},
 		{
 			"a bad enqueue URL", []string{"-enqueue", "127.0.0.1/v1/enqueue/", "-enqueue-key", "secret"},
 			[]string{"-enqueue", "http://127.0.0.1:9000/v1/enqueue/"},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -15,6 +16,7 @@ import (
 
 // site is an address and what is served there.
 type site struct {
+	flag     string // that names the address
 	address  string
 	mux      *edge.Mux
 	server   *http.Server
@@ -37,13 +39,13 @@ type sites struct {
 
 // newSites returns the sites, which do not listen yet. Without a TLS configuration they speak HTTP.
 func newSites(config listenConfig, secure *tls.Config, logger *slog.Logger) sites {
-	first := newSite(config.address, secure, logger)
+	first := newSite("-listen", config.address, secure, logger)
 	all := sites{main: first, ddm: first, metrics: first, bodies: edge.NewBodies()}
 	if config.ddm != "" {
-		all.ddm = newSite(config.ddm, secure, logger)
+		all.ddm = newSite("-listen-ddm", config.ddm, secure, logger)
 	}
 	if config.metrics != "" {
-		all.metrics = newSite(config.metrics, secure, logger)
+		all.metrics = newSite("-listen-metrics", config.metrics, secure, logger)
 	}
 	for _, site := range all.all() {
 		site.mux.ShareBodies(all.bodies)
@@ -51,12 +53,12 @@ func newSites(config listenConfig, secure *tls.Config, logger *slog.Logger) site
 	return all
 }
 
-func newSite(address string, secure *tls.Config, logger *slog.Logger) *site {
+func newSite(flag, address string, secure *tls.Config, logger *slog.Logger) *site {
 	mux := edge.NewMux(logger)
 	// The limits below are those of HTTP/1: in HTTP/2 one connection can do what they keep many from.
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
-	s := &site{address: address, mux: mux, logger: logger}
+	s := &site{flag: flag, address: address, mux: mux, logger: logger}
 	s.server = &http.Server{
 		Handler:           mux,
 		Protocols:         &protocols,
@@ -97,7 +99,7 @@ func (s sites) listen(ctx context.Context) error {
 	for _, site := range s.all() {
 		listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", site.address)
 		if err != nil {
-			return err
+			return fmt.Errorf("%s: %w", site.flag, err)
 		}
 		site.listener = listener
 	}
