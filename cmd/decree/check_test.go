@@ -136,6 +136,8 @@ func TestCheck(t *testing.T) {
 				`UPDATE enrollments SET force_seq = 0 WHERE id = ` + device, only("enrollment", checkedDevice, "forced")},
 			{`UPDATE enrollments SET out_of_sync = 1 WHERE id = ` + device,
 				`UPDATE enrollments SET out_of_sync = 0 WHERE id = ` + device, only("enrollment", checkedDevice, "nothing is due")},
+			{`UPDATE enrollments SET out_of_sync = 1, notify_at = 9000000000000000 WHERE id = ` + device,
+				`UPDATE enrollments SET out_of_sync = 0, notify_at = NULL WHERE id = ` + device, only("enrollment", checkedDevice, "March 2255")},
 			{`UPDATE enrollments SET synced_token = 'x' WHERE id = ` + device,
 				`UPDATE enrollments SET synced_token = desired_token WHERE id = ` + device, only("enrollment", checkedDevice, "said to be in sync")},
 			{`UPDATE enrollments SET desired_token = 'x', synced_token = 'x' WHERE id = ` + device,

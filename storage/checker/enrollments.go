@@ -3,6 +3,7 @@ package checker
 import (
 	"context"
 	"encoding/binary"
+	"time"
 
 	"github.com/decree-ddm/decree/ddm"
 	"github.com/decree-ddm/decree/storage"
@@ -27,9 +28,15 @@ func (c *checker) enrollments(ctx context.Context) error {
 	})
 }
 
+// never is a time that no notifier lets anybody wait for: they come back within days, or after what -notify-interval says.
+const never = 365 * 24 * time.Hour
+
 // checkEnrollment verifies one row. What an enrollment should have is known only where no change is on its way to it.
 func (c *checker) checkEnrollment(e *storage.CheckedEnrollment, found func(problem string)) {
 	checkQueue(e, found)
+	if e.LeftAt.IsZero() && e.OutOfSync && time.Until(e.NotifyAt) > never {
+		found("is out of sync, and due in " + e.NotifyAt.UTC().Format("January 2006") + " only, as if a clock had been wrong")
+	}
 	if !e.LeftAt.IsZero() || !e.NotifyAt.IsZero() {
 		return
 	}
