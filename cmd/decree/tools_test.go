@@ -21,7 +21,7 @@ import (
 
 // notTools are the files among the tools that are no tools for admins: what tools share, and what builds and checks
 // Decree.
-var notTools = []string{"client.sh", "client.py", "check.sh", "image.sh", "release.sh", "require.sh", "run.sh"}
+var notTools = []string{"client.sh", "client.py", "check.sh", "image.sh", "release.sh", "require.sh", "run.sh", "vulnerabilities.sh"}
 
 // Exit codes of the tools.
 const (
