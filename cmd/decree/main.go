@@ -16,7 +16,7 @@
 //
 // Every flag can be given as an environment variable, DECREE_ and its name in capitals with underscores; a flag wins. Where
 // that is a secret, the variable with _FILE at its end names a file with it.
-// It stops on SIGINT and SIGTERM, after it has answered the requests under way.
+// It stops on SIGINT, SIGTERM and SIGHUP, after it has answered the requests under way.
 package main
 
 import (
@@ -35,7 +35,11 @@ import (
 var version = "unknown"
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) { // which is what nohup does
+		signals = append(signals, syscall.SIGHUP)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), signals...)
 	defer stop()
 	err := run(ctx, os.Args[1:], os.Environ(), os.Stdout, os.Stderr)
 	switch {
