@@ -106,12 +106,11 @@ func (d *soakDevice) event(ctx context.Context, topic, about string, fields map[
 
 // enroll enrolls the device, or enrolls it again.
 func (d *soakDevice) enroll(ctx context.Context) {
-	if d.parent == nil {
-		for _, user := range d.users {
-			user.mu.Lock()
-			user.forget()
-			user.mu.Unlock()
-		}
+	defer d.stopUsers()()
+	for _, user := range d.users {
+		user.mu.Lock()
+		user.forget()
+		user.mu.Unlock()
 	}
 	d.mu.Lock()
 	d.forget()
@@ -123,8 +122,22 @@ func (d *soakDevice) enroll(ctx context.Context) {
 	d.event(ctx, "mdm.TokenUpdate", "checkin_event", map[string]any{"token_update_tally": 1})
 }
 
+// stopUsers keeps the user channels from doing anything until what it returns is called: they do nothing while their device
+// enrolls or leaves.
+func (d *soakDevice) stopUsers() (goOn func()) {
+	for _, user := range d.users {
+		user.busy.Lock()
+	}
+	return func() {
+		for _, user := range d.users {
+			user.busy.Unlock()
+		}
+	}
+}
+
 // checkOut leaves the MDM, with the user channels.
 func (d *soakDevice) checkOut(ctx context.Context) {
+	defer d.stopUsers()()
 	for _, one := range append([]*soakDevice{d}, d.users...) {
 		one.mu.Lock()
 		one.forget()

@@ -67,7 +67,7 @@ func (k *soak) adminStep(ctx context.Context, random *rand.Rand) {
 	if random.IntN(10) == 0 {
 		suffix = "&nonotify=1"
 	}
-	switch random.IntN(12) {
+	switch random.IntN(13) {
 	case 0, 1, 2:
 		k.send(ctx, http.MethodPut, "/v1/declarations?x=1"+suffix, k.declarationBody(n, random.IntN(1_000_000)), nil)
 		k.wrote()
@@ -93,6 +93,30 @@ func (k *soak) adminStep(ctx context.Context, random *rand.Rand) {
 		k.send(ctx, http.MethodPost, "/v1/enrollments/"+d.name()+"/sync", "", nil)
 	case 11:
 		k.send(ctx, http.MethodPost, "/v1/notify?set="+set, "", nil)
+	case 12:
+		k.rollBack(ctx, declaration, suffix)
+	}
+}
+
+// rollBack goes back to the version of a declaration that was current last.
+func (k *soak) rollBack(ctx context.Context, declaration, suffix string) {
+	code, text := k.send(ctx, http.MethodGet, "/v1/declaration-versions/"+declaration, "", nil)
+	var versions []struct {
+		ServerToken string `json:"server_token"`
+		Current     bool
+	}
+	if code == http.StatusNotFound {
+		return
+	}
+	if err := json.Unmarshal(text, &versions); code != http.StatusOK || err != nil {
+		k.fail("the versions of %s: %d %s", declaration, code, text)
+	}
+	for _, version := range versions {
+		if !version.Current {
+			k.send(ctx, http.MethodPost, "/v1/declarations/"+declaration+"/rollback?to="+version.ServerToken+suffix, "", nil)
+			k.wrote()
+			return
+		}
 	}
 }
 
@@ -125,6 +149,7 @@ var soakQuestions = []string{
 	"/v1/declarations/%s", "/v1/declaration-sets/%s", "/v1/declaration-summary/%s", "/v1/declaration-enrollments/%s?state=invalid",
 	"/v1/declaration-enrollments/%s?state=pending", "/v1/set-declarations/set-1",
 	"/v1/enrollments/%d", "/v1/enrollment-sets/%d", "/v1/enrollment-declarations/%d", "/v1/declaration-status/%d",
+	"/v1/changes", "/v1/changes?declaration=%s", "/v1/changes?enrollment_id=%d&key=api", "/v1/declaration-versions/%s",
 	"/v1/status-errors/%d", "/v1/status-values/%d?prefix=.StatusItems.%%25", "/v1/status-report/%d",
 }
 
@@ -182,7 +207,7 @@ func (k *soak) requireBounds() {
 	fleet := len(k.devices)
 	bounds := map[string]int{
 		"declarations":           soakDeclarations,
-		"declaration_versions":   soakDeclarations + recent,
+		"declaration_versions":   soakDeclarations*(1+soakKeepVersions) + recent,
 		"declaration_references": soakDeclarations,
 		"declaration_summaries":  soakDeclarations,
 		"sets":                   soakSets,
@@ -202,6 +227,9 @@ func (k *soak) requireBounds() {
 		"events":                 soakKeepEvents + 400,
 		"event_log":              1,
 		"serving":                1,
+		"clock":                  1,
+		"changes":                2*soakKeepChanges + recent, // trimmed once a minute
+		"change_fanouts":         0,                          // of fan-outs that are not over
 	}
 	for _, table := range k.server.tables() {
 		bound, known := bounds[table]
@@ -219,7 +247,7 @@ func (k *soak) requireBounds() {
 	}
 	old := k.clock.now().Add(-age).UnixMicro()
 	for _, what := range []string{
-		`manifests WHERE served_at <`, `declaration_versions WHERE replaced_at <`, `early_results WHERE received_at <`,
+		`manifests WHERE served_at <`, `early_results WHERE received_at <`,
 	} {
 		require.Zero(k.t, k.server.count(fmt.Sprintf(`SELECT COUNT(*) FROM %s %d`, what, old)), what)
 	}

@@ -32,9 +32,11 @@ var (
 
 // What is kept during the soak: little, so that it is full before the soak ends.
 const (
-	soakKeepReports = 3
-	soakKeepErrors  = 5
-	soakKeepEvents  = 20_000
+	soakKeepReports  = 3
+	soakKeepErrors   = 5
+	soakKeepEvents   = 20_000
+	soakKeepChanges  = 2000
+	soakKeepVersions = 5
 )
 
 // soakClock goes faster than the real one. All processes of a soak have the same.
@@ -137,7 +139,8 @@ func newSoak(t *testing.T, size soakSize, flags []string) *soak {
 	k.mdm, k.inbox = newSoakMDM(k), newSoakInbox(k)
 	flags = append(flags, "-listen", "127.0.0.1:0", "-api", testKey, "-enqueue", k.mdm.URL+"/v1/enqueue/", "-enqueue-key", "key",
 		"-event-url", k.inbox.URL, "-keep-reports", strconv.Itoa(soakKeepReports), "-keep-errors", strconv.Itoa(soakKeepErrors),
-		"-keep-events", strconv.Itoa(soakKeepEvents), "-enroll-sets", soakSet(0))
+		"-keep-events", strconv.Itoa(soakKeepEvents), "-keep-changes", strconv.Itoa(soakKeepChanges),
+		"-keep-versions", strconv.Itoa(soakKeepVersions), "-enroll-sets", soakSet(0))
 	cmd := exec.Command(os.Args[0], flags...)
 	cmd.Env = append(os.Environ(), k.clock.variable())
 	cmd.Dir = t.TempDir()
