@@ -68,6 +68,9 @@ const (
 	maxClaim   = 400
 	fanoutPage = 200
 
+	// failureRest is how many times as long as between looks nothing is asked of a database that has failed.
+	failureRest = 8
+
 	// stopGrace is for how long requests that are under way may go on when the notifier is stopped: what is cut off may
 	// be done twice.
 	stopGrace = 2 * time.Second
@@ -213,7 +216,7 @@ func (n *Notifier) fanOut(ctx context.Context) (more bool) {
 	page, err := n.config.Queue.AdvanceFanout(ctx, fanoutPage)
 	if err != nil {
 		n.failed(ctx, "fan-out", err)
-		return false
+		return n.pause(ctx, failureRest*n.config.Poll)
 	}
 	if page == nil {
 		return false
@@ -252,7 +255,7 @@ func (n *Notifier) tell(ctx, sending context.Context, done *sync.WaitGroup) (mor
 	claimed, err := n.config.Queue.Claim(ctx, lease, limit)
 	if err != nil {
 		n.failed(ctx, "claim", err)
-		return false
+		return n.pause(ctx, failureRest*n.config.Poll)
 	}
 	if len(claimed) == 0 {
 		return false

@@ -159,8 +159,20 @@ func (h handler) record(r *request, worth bool) error {
 	return h.Store.UpdateDevice(r.Context(), r.update)
 }
 
+// note is record for what a device need not be refused for: where nothing can be written, it is answered all the same. What is
+// not known of it then has it told, or asked, once more.
+func (h handler) note(r *request, worth bool) error {
+	err := h.record(r, worth)
+	var notReady *storage.NotReadyError
+	if errors.As(err, &notReady) && r.Context().Err() == nil {
+		edge.EventOf(r.Context()).Set("not_recorded", notReady.Reason)
+		return nil
+	}
+	return err
+}
+
 func (h handler) tokens(w http.ResponseWriter, r *request) error {
-	if err := h.record(r, askedTokens(r.enrollment, r.composition, &r.update)); err != nil {
+	if err := h.note(r, askedTokens(r.enrollment, r.composition, &r.update)); err != nil {
 		return err
 	}
 	return writeJSON(w, r.composition.Tokens())
@@ -188,7 +200,7 @@ func (h handler) declaration(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	if err := h.record(r, worthRecording(r.enrollment, &r.update)); err != nil {
+	if err := h.note(r, worthRecording(r.enrollment, &r.update)); err != nil {
 		return err
 	}
 	return writeJSON(w, body)

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/decree-ddm/decree/storage"
 )
 
 func TestLargeReports(t *testing.T) {
@@ -109,6 +111,27 @@ func TestErrorsRevealNothing(t *testing.T) {
 			w.ok("E", "/declaration-items")
 		})
 	}
+}
+
+// TestWhatIsOnlyNotedIsNotWaitedFor: where nothing can be written, a device is told what it should have, and gets what it knows
+// of. It may not get a manifest that nobody knows it has.
+func TestWhatIsOnlyNotedIsNotWaitedFor(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.fill("set", "a")
+	w.assign("E", "set")
+	before := w.dump()
+	w.store.failWrites(&storage.NotReadyError{Reason: "the disk is full"})
+	w.ok("E", "/tokens")
+	w.ok("E", "/declaration/configuration/a")
+	require.Equal(t, 2, strings.Count(w.logs.String(), `not_recorded="the disk is full"`))
+	for _, got := range []answer{w.get("E", "/declaration-items"), w.status("E", incremental)} {
+		require.Equal(t, 503, got.code)
+		require.NotEmpty(t, got.header.Get("Retry-After"))
+	}
+	require.Equal(t, before, w.dump())
+	w.store.failWrites(nil)
+	w.ok("E", "/declaration-items")
 }
 
 // TestNothingIsServedThatIsNotRecorded: what a manifest lists must be fetchable for the device that got it.
