@@ -88,7 +88,7 @@ func force(config *mysql.Config) {
 	config.Params["sql_mode"] = `'STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION'`
 	config.Params["time_zone"] = `'+00:00'`
 	// Whoever waits for longer tries again, and lets others have the connection meanwhile.
-	config.Params["innodb_lock_wait_timeout"] = `3`
+	config.Params["innodb_lock_wait_timeout"] = `2`
 }
 
 // connectTimeout bounds how long it may take to connect, and then to be let in: a server that hangs takes connections, for

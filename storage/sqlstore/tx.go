@@ -45,6 +45,7 @@ func (s *Store) inTx(ctx context.Context, u urgency, operation string, fn func(*
 // transact is inTx for those who have entered.
 func (s *Store) transact(ctx context.Context, u urgency, operation string, fn func(*tx) error) error {
 	backoff := firstBackoff
+	var lost error // by the last try that was lost against others
 	for try := 1; ; try++ {
 		err := s.tryTx(ctx, u, fn)
 		if err == nil {
@@ -56,10 +57,14 @@ func (s *Store) transact(ctx context.Context, u urgency, operation string, fn fu
 			// Drivers have words of their own for a transaction whose context has ended.
 			err = errors.Join(cause, err)
 		}
+		if cause != nil {
+			err = errors.Join(err, lost) // what its time went with
+		}
 		again := !unwritable && (errors.Is(err, errSharedLost) || s.dialect.Again(err))
 		if cause != nil || !again || try == maxTries {
 			return fmt.Errorf("%s: %w", operation, err)
 		}
+		lost = err
 		s.counters.retries.Add(1)
 		s.options.Logger.DebugContext(ctx, "transaction tried again", "operation", operation, "try", try, "error", err)
 		timer := time.NewTimer(time.Duration(rand.Int64N(int64(backoff))) + backoff/2) // #nosec G404 -- a pause is no secret

@@ -43,11 +43,11 @@ func DSN(tb testing.TB) string {
 	}
 	config.DBName = ""
 	name := "decree_test_" + strings.ToLower(rand.Text())
-	if err := exec(config, "CREATE DATABASE "+name); err != nil {
+	if err := execute(context.Background(), config, "CREATE DATABASE "+name); err != nil {
 		tb.Fatalf("create a database for the test: %v", err)
 	}
 	tb.Cleanup(func() {
-		if err := exec(config, "DROP DATABASE "+name); err != nil {
+		if err := execute(context.Background(), config, "DROP DATABASE "+name); err != nil {
 			tb.Errorf("drop the test's database (was every connection closed?): %v", err)
 		}
 	})
@@ -56,15 +56,15 @@ func DSN(tb testing.TB) string {
 	return own.FormatDSN()
 }
 
-// exec runs one statement on a connection of its own, so that nothing is left running between tests.
-func exec(config *mysql.Config, statement string) (err error) {
+// execute runs one statement on a connection of its own, so that nothing is left running between tests.
+func execute(ctx context.Context, config *mysql.Config, statement string) (err error) {
 	connector, err := mysql.NewConnector(config)
 	if err != nil {
 		return err
 	}
 	db := sql.OpenDB(connector)
 	defer func() { err = errors.Join(err, db.Close()) }()
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	_, err = db.ExecContext(ctx, statement)
 	return err

@@ -1,10 +1,12 @@
 package mysqltest
 
 import (
+	"context"
 	"database/sql"
 	"fmt"
 	"runtime"
 	"testing"
+	"time"
 
 	"github.com/go-sql-driver/mysql"
 	"github.com/stretchr/testify/require"
@@ -103,4 +105,28 @@ func runWith(test func(testing.TB)) *recorder {
 	}()
 	<-done
 	return r
+}
+
+// TestServerOfATestsOwn checks that it can be away and hang, and keeps what it has committed.
+func TestServerOfATestsOwn(t *testing.T) {
+	t.Parallel()
+	s := Start(t)
+	db := open(t, s.DSN())
+	_, err := db.Exec("CREATE TABLE example (id INT PRIMARY KEY)")
+	require.NoError(t, err)
+	for i, end := range []func(){s.Kill, s.Stop} {
+		_, err = db.Exec("INSERT INTO example VALUES (?)", i)
+		require.NoError(t, err)
+		end()
+		require.Error(t, db.Ping())
+		s.Start()
+	}
+	s.Pause()
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	require.Error(t, db.PingContext(ctx))
+	s.Continue()
+	var n int
+	require.NoError(t, db.QueryRow("SELECT COUNT(*) FROM example").Scan(&n))
+	require.Equal(t, 2, n)
 }
