@@ -7,6 +7,7 @@ import (
 
 // newLogger returns the logger of the server, for the format and the level that the flags name.
 func newLogger(config *config, output io.Writer) *slog.Logger {
+	output = &lines{output: output} // handlers write one line at a time
 	options := &slog.HandlerOptions{Level: slog.LevelInfo}
 	if config.debug {
 		options.Level = slog.LevelDebug

@@ -1,15 +1,12 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -141,12 +138,10 @@ func (p *program) register(config *config, composer *compositor.Compositor, dump
 	if config.webhookKey == "" {
 		p.logger.Info("there is no -webhook-hmac-key: events at /webhook are believed, whoever sends them")
 	}
-	stopping := make(chan struct{})
-	p.sites.main.server.RegisterOnShutdown(sync.OnceFunc(func() { close(stopping) }))
 	api.Register(p.sites.main.mux, api.Config{
 		Store: p.store, Compositor: composer, Keys: keys,
 		CORSOrigin: config.corsOrigin, Shard: config.shard, Version: version, Wake: p.notifier.Wake,
-		Breaker: p.breaker(config), Rate: p.rate(config), Stopping: stopping,
+		Breaker: p.breaker(config), Rate: p.rate(config), Stopping: p.sites.stopping,
 	})
 	ddm.Register(p.sites.ddm.mux, ddm.Config{
 		Store: p.store, Compositor: composer, DumpStatus: dump,
@@ -271,38 +266,6 @@ func (p *program) rate(config *config) func() float64 {
 		return nil
 	}
 	return p.notifier.Rate
-}
-
-// statusDump returns what writes status reports to the file of that name, a line each.
-func (p *program) statusDump(name string, stdout io.Writer) (func(string, []byte), error) {
-	if name == "" {
-		return nil, nil
-	}
-	output := stdout
-	if name != "-" {
-		file, err := os.OpenFile(name, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600) // #nosec G304 G703 -- the operator names it
-		if err != nil {
-			return nil, fmt.Errorf("-dump-status: %w", err)
-		}
-		p.closers = append(p.closers, file)
-		output = file
-	}
-	var mu sync.Mutex
-	return func(enrollmentID string, report []byte) {
-		var line bytes.Buffer
-		if json.Compact(&line, report) == nil {
-			line.WriteByte('\n')
-		} else {
-			// What is no JSON may hold line breaks, and look like several reports: it becomes one string.
-			line.Reset()
-			_ = json.NewEncoder(&line).Encode(string(report)) // never fails, and ends the line
-		}
-		mu.Lock()
-		defer mu.Unlock()
-		if _, err := output.Write(line.Bytes()); err != nil {
-			p.logger.Error("dumping a status report failed", "enrollment_id", enrollmentID, "error", err)
-		}
-	}, nil
 }
 
 // workers returns what stops each of those who work in the background.

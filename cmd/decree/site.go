@@ -20,13 +20,12 @@ type site struct {
 	address  string
 	mux      *edge.Mux
 	server   *http.Server
-	listener net.Listener // nil before listen
+	listener *listener // nil before listen
 	logger   *slog.Logger
 
-	// changedAt is when a connection last came, went, or began or ended a request, in nanoseconds since 1970.
-	changedAt atomic.Int64
-	// draining has every answer be the last of its connection.
-	draining atomic.Bool
+	// stopping has every answer be the last of its connection.
+	stopping    atomic.Bool
+	connections connStates
 }
 
 // sites are where the server listens. Those that have no address of their own are the first.
@@ -35,12 +34,14 @@ type sites struct {
 	ddm     *site // what the MDM asks for
 	metrics *site // what those who watch servers ask for
 	bodies  *edge.Bodies
+	// stopping is closed when the sites are being stopped.
+	stopping chan struct{}
 }
 
 // newSites returns the sites, which do not listen yet. Without a TLS configuration they speak HTTP.
 func newSites(config listenConfig, secure *tls.Config, logger *slog.Logger) sites {
 	first := newSite("-listen", config.address, secure, logger)
-	all := sites{main: first, ddm: first, metrics: first, bodies: edge.NewBodies()}
+	all := sites{main: first, ddm: first, metrics: first, bodies: edge.NewBodies(), stopping: make(chan struct{})}
 	if config.ddm != "" {
 		all.ddm = newSite("-listen-ddm", config.ddm, secure, logger)
 	}
@@ -72,10 +73,10 @@ func newSite(flag, address string, secure *tls.Config, logger *slog.Logger) *sit
 		DisableGeneralOptionsHandler: true,
 
 		ErrorLog:  slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
-		ConnState: func(net.Conn, http.ConnState) { s.changedAt.Store(time.Now().UnixNano()) },
+		ConnState: s.connections.changed,
 	}
 	mux.Before(func(w http.ResponseWriter, _ *http.Request) {
-		if s.draining.Load() {
+		if s.stopping.Load() {
 			w.Header().Set("Connection", "close")
 		}
 	})
@@ -97,11 +98,11 @@ func (s sites) all() []*site {
 // listen opens the port of every site, so that none is served if one of them cannot be.
 func (s sites) listen(ctx context.Context) error {
 	for _, site := range s.all() {
-		listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", site.address)
+		opened, err := (&net.ListenConfig{}).Listen(ctx, "tcp", site.address)
 		if err != nil {
 			return fmt.Errorf("%s: %w", site.flag, err)
 		}
-		site.listener = listener
+		site.listener = &listener{TCPListener: opened.(*net.TCPListener)}
 	}
 	return nil
 }
@@ -113,42 +114,28 @@ func (s *site) serve() error {
 		// The certificate is in the configuration, since it changes.
 		serve = func(listener net.Listener) error { return s.server.ServeTLS(listener, "", "") }
 	}
-	if err := serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
+	if err := serve(s.listener); !errors.Is(err, http.ErrServerClosed) && !s.stopping.Load() {
 		return err
 	}
 	return nil
 }
 
-const (
-	// drainQuiet is how long no connection has had anything to do when there are no more requests to expect on those that
-	// are open, and drainTimeout how long that is waited for.
-	drainQuiet   = 50 * time.Millisecond
-	drainTimeout = time.Second
-)
-
-// drain has clients close their connections, with the next answer. Shutting down closes those that wait for a request, and a
-// client may be about to send one.
-func (s *site) drain(ctx context.Context) {
-	s.draining.Store(true)
-	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
-	defer cancel()
-	ticker := time.NewTicker(drainQuiet / 10)
-	defer ticker.Stop()
-	for time.Now().UnixNano()-s.changedAt.Load() < int64(drainQuiet) {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
-	}
-}
-
-// stop answers the requests under way, and takes no more.
+// stop answers the requests under way, and takes no more connections. Shutting down a server would drop a request that has
+// come and was not read yet, so that comes last.
 func (s *site) stop(ctx context.Context) error {
 	if s.listener == nil {
 		return nil
 	}
-	s.drain(ctx)
+	s.stopping.Store(true)
+	s.listener.stop()
+	ticker := time.NewTicker(calmAfter / 10)
+	defer ticker.Stop()
+	for !s.connections.calm() && ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case <-ticker.C:
+		}
+	}
 	var errs []error
 	if err := s.server.Shutdown(ctx); err != nil {
 		// They had their time. That they did not use it is no failure of the server's.
@@ -165,6 +152,7 @@ func (s *site) stop(ctx context.Context) error {
 // stop stops all sites at once.
 func (s sites) stop(ctx context.Context) error {
 	s.bodies.Stop()
+	close(s.stopping)
 	var stops []chan error
 	for _, site := range s.all() {
 		stopped := make(chan error, 1)
