@@ -38,8 +38,7 @@ CREATE TABLE change_fanouts (
     set_name varbinary(255) NOT NULL,
     run bigint NOT NULL,
     change_row bigint NOT NULL,
-    PRIMARY KEY (set_name, run, change_row),
-    KEY change_fanouts_change (change_row)
+    PRIMARY KEY (set_name, run, change_row)
 ) ENGINE InnoDB COLLATE utf8mb4_bin;
 
 CREATE TABLE clock (

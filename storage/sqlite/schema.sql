@@ -12,7 +12,6 @@ CREATE TABLE change_fanouts (
     change_row              INTEGER NOT NULL,
     PRIMARY KEY (set_name, run, change_row)
 ) WITHOUT ROWID;
-CREATE INDEX change_fanouts_change ON change_fanouts (change_row);
 CREATE TABLE changes (
     id                      INTEGER PRIMARY KEY,
     change_id               TEXT    NOT NULL,

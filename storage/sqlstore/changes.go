@@ -25,23 +25,35 @@ type changeEntry struct {
 const changeColumns = `change_id, at, key_name, action, declaration, set_name, enrollment_id, from_token, to_token, held, amount,
 	reached, waiting, of_enrollment`
 
-// changeValues is a row of changeColumns; a nil reached is that of another row.
-func (t *tx) changeValues(options storage.ChangeOptions, e changeEntry, reached any) (row string, values []any) {
+// changeRow is a row of changeColumns, of which changeValues returns the values.
+func changeRow(now string) string { return `(?, ` + now + `, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)` }
+
+// changeValues returns the values for a row of the log; a nil reached is told by another row.
+func changeValues(options storage.ChangeOptions, e changeEntry, reached any) []any {
 	var amount any
 	if e.amount != 0 {
 		amount = e.amount
 	}
-	return `(?, ` + t.now + `, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, []any{
+	return []any{
 		options.ChangeID, options.By, string(e.action), nullable(e.declaration), nullable(e.set), nullable(e.enrollment),
 		nullable(e.from), nullable(e.to), options.Held, amount, reached, len(e.fanouts), e.enrollment != "",
 	}
 }
 
+func insertChange(now string) string {
+	return `INSERT INTO changes (` + changeColumns + `) VALUES ` + changeRow(now)
+}
+
+// linkChange is the statement that links a change to the fan-outs of so many sets that wait.
+func linkChange(sets int) string {
+	return `INSERT INTO change_fanouts (set_name, run, change_row)
+		SELECT set_name, run, ? FROM fanouts WHERE pending = 1 AND set_name IN ` + list(sets)
+}
+
 // record writes what this transaction has changed to the log of changes. The caller holds the locks of what it is about, so
 // that rows which are about the same have ids in the order of what they tell.
 func (t *tx) record(options storage.ChangeOptions, e changeEntry) error {
-	row, values := t.changeValues(options, e, e.reached)
-	result, err := t.raw.ExecContext(t.ctx, `INSERT INTO changes (`+changeColumns+`) VALUES `+row, values...)
+	result, err := t.execPrepared(t.store.insertChange, insertChange(t.now), changeValues(options, e, e.reached)...)
 	if err != nil {
 		return err
 	}
@@ -51,8 +63,15 @@ func (t *tx) record(options storage.ChangeOptions, e changeEntry) error {
 	}
 	// The transaction holds the rows of these fan-outs, which therefore have not begun.
 	for chunk := range slices.Chunk(e.fanouts, chunkSize) {
-		linked, err := t.exec(`INSERT INTO change_fanouts (set_name, run, change_row)
-			SELECT set_name, run, ? FROM fanouts WHERE pending = 1 AND set_name IN `+list(len(chunk)), args([]any{id}, chunk)...)
+		var prepared *sql.Stmt
+		if len(chunk) == 1 {
+			prepared = t.store.linkChange
+		}
+		result, err := t.execPrepared(prepared, linkChange(len(chunk)), args([]any{id}, chunk)...)
+		if err != nil {
+			return err
+		}
+		linked, err := result.RowsAffected()
 		if err == nil && linked != int64(len(chunk)) {
 			err = fmt.Errorf("a change waits for %d fan-outs, and %d of them are there", len(chunk), linked)
 		}
@@ -69,12 +88,11 @@ func (t *tx) recordParts(options storage.ChangeOptions, parts []changeEntry) err
 		text := make([]byte, 0, 64*len(chunk))
 		var all []any
 		for i, part := range chunk {
-			row, values := t.changeValues(options, part, nil)
 			if i > 0 {
 				text = append(text, ',')
 			}
-			text = append(text, row...)
-			all = append(all, values...)
+			text = append(text, changeRow(t.now)...)
+			all = append(all, changeValues(options, part, nil)...)
 		}
 		if _, err := t.exec(`INSERT INTO changes (`+changeColumns+`) VALUES `+string(text), all...); err != nil {
 			return err
@@ -106,49 +124,44 @@ func (t *tx) credit(set string, run, reached int64) (all bool, err error) {
 }
 
 // trimChanges deletes the oldest rows of the log of changes that are too many: of those that are about one enrollment, of
-// which there are as many as there are devices, and of the others.
+// which there are as many as there are devices, and of the others. Those that wait for fan-outs stay until these are done.
 func (s *Store) trimChanges(ctx context.Context, limit int) error {
 	for _, ofEnrollment := range []bool{false, true} {
 		var oldest, newest sql.NullInt64
 		err := s.read.QueryRowContext(ctx, `SELECT (SELECT MIN(id) FROM changes WHERE of_enrollment = ?),
 			(SELECT MAX(id) FROM changes WHERE of_enrollment = ?)`, ofEnrollment, ofEnrollment).Scan(&oldest, &newest)
+		if err == nil && newest.Int64-oldest.Int64 >= int64(s.options.KeepChanges) {
+			err = s.trimClass(ctx, ofEnrollment, limit)
+		}
 		if err != nil {
-			return fmt.Errorf("looking for old changes: %w", err)
-		}
-		if newest.Int64-oldest.Int64 < int64(s.options.KeepChanges) {
-			continue
-		}
-		// Ids have gaps, so that the rows are counted, in an index that has nothing else in it.
-		surplus, err := s.changeIDs(ctx, `SELECT id FROM changes`+s.dialect.ReadBy("changes_kept")+`
-			WHERE of_enrollment = ? ORDER BY id DESC LIMIT 1 OFFSET ?`, ofEnrollment, s.options.KeepChanges)
-		if err != nil {
-			return fmt.Errorf("looking for old changes: %w", err)
-		}
-		for len(surplus) > 0 {
-			old, err := s.changeIDs(ctx, `SELECT id FROM changes`+s.dialect.ReadBy("changes_kept")+`
-				WHERE of_enrollment = ? AND id <= ? ORDER BY id LIMIT ?`, ofEnrollment, surplus[0], min(limit, chunkSize))
-			if err != nil {
-				return fmt.Errorf("looking for old changes: %w", err)
-			}
-			if len(old) == 0 {
-				break
-			}
-			err = s.inTx(ctx, background, "deleting old changes", func(t *tx) error {
-				for _, statement := range []string{
-					`DELETE FROM changes WHERE id IN `, `DELETE FROM change_fanouts WHERE change_row IN `,
-				} {
-					if _, err := t.exec(statement+list(len(old)), old...); err != nil {
-						return err
-					}
-				}
-				return nil
-			})
-			if err != nil {
-				return err
-			}
+			return fmt.Errorf("deleting old changes: %w", err)
 		}
 	}
 	return nil
+}
+
+func (s *Store) trimClass(ctx context.Context, ofEnrollment bool, limit int) error {
+	from := `SELECT id FROM changes` + s.dialect.ReadBy("changes_kept") + ` WHERE of_enrollment = ?`
+	// Ids have gaps, so that the rows are counted, in an index that has nothing else in it.
+	surplus, err := s.changeIDs(ctx, from+` ORDER BY id DESC LIMIT 1 OFFSET ?`, ofEnrollment, s.options.KeepChanges)
+	if err != nil || len(surplus) == 0 {
+		return err
+	}
+	var after any = int64(0)
+	for {
+		old, err := s.changeIDs(ctx, from+` AND id > ? AND id <= ? ORDER BY id LIMIT ?`,
+			ofEnrollment, after, surplus[0], min(limit, chunkSize))
+		if err != nil || len(old) == 0 {
+			return err
+		}
+		after = old[len(old)-1]
+		if err := s.inTx(ctx, background, "deleting", func(t *tx) error {
+			_, err := t.exec(`DELETE FROM changes WHERE id IN `+list(len(old))+` AND waiting = 0`, old...)
+			return err
+		}); err != nil {
+			return err
+		}
+	}
 }
 
 func (s *Store) changeIDs(ctx context.Context, query string, args ...any) (ids []any, err error) {

@@ -281,11 +281,12 @@ func (s *Store) CheckedChanges(ctx context.Context, after int64, limit int) (lis
 		c.Action = storage.Action(action)
 		list = append(list, c)
 		return err
-	}, `SELECT c.id, c.key_name, c.action, c.reached IS NOT NULL, c.waiting,
-			(SELECT COUNT(*) FROM change_fanouts l WHERE l.change_row = c.id),
-			(SELECT COUNT(*) FROM change_fanouts l JOIN fanouts f ON f.set_name = l.set_name AND f.run = l.run
-				WHERE l.change_row = c.id)
-		FROM changes c WHERE c.id > ? ORDER BY c.id LIMIT ?`, after, limit)
+	}, `SELECT c.id, c.key_name, c.action, c.reached IS NOT NULL, c.waiting, COALESCE(l.links, 0), COALESCE(l.fanouts, 0)
+		FROM (SELECT id, key_name, action, reached, waiting FROM changes WHERE id > ? ORDER BY id LIMIT ?) c
+		LEFT JOIN (SELECT n.change_row, COUNT(*) AS links, COUNT(f.run) AS fanouts
+			FROM change_fanouts n LEFT JOIN fanouts f ON f.set_name = n.set_name AND f.run = n.run
+			WHERE n.change_row > ? GROUP BY n.change_row) l ON l.change_row = c.id
+		ORDER BY c.id`, after, limit, after)
 	if err != nil {
 		return nil, fmt.Errorf("reading the log of changes: %w", err)
 	}

@@ -99,6 +99,8 @@ type Store struct {
 
 	device  *sql.Stmt   // the statement of DeviceEnrollment, prepared
 	moreDue atomic.Bool // the last claim took as many as it might: there is more to claim, most likely
+	// insertChange and linkChange, prepared, are run for every change.
+	insertChange, linkChange *sql.Stmt
 	// writing has an element for each transaction, and inBackground for each that nobody waits for, where any number of
 	// connections may write.
 	writing, inBackground chan struct{}
@@ -131,12 +133,23 @@ func New(ctx context.Context, handles Handles, dialect *Dialect, options Options
 		s.probe = handles.Read
 	}
 	if s.options.Clock == nil {
-		var err error
-		if s.device, err = handles.Read.PrepareContext(ctx, s.deviceQuery()); err != nil {
+		if err := s.prepare(ctx); err != nil {
 			return nil, errors.Join(fmt.Errorf("preparing: %w", err), s.Close())
 		}
 	}
 	return s, nil
+}
+
+// prepare prepares the statements that are run most often.
+func (s *Store) prepare(ctx context.Context) (err error) {
+	if s.device, err = s.read.db.PrepareContext(ctx, s.deviceQuery()); err != nil {
+		return err
+	}
+	if s.insertChange, err = s.write.PrepareContext(ctx, insertChange(s.now())); err != nil {
+		return err
+	}
+	s.linkChange, err = s.write.PrepareContext(ctx, linkChange(1))
+	return err
 }
 
 // maxWriting is how many transactions may be under way at once over a handle.
@@ -155,8 +168,10 @@ func (s *Store) Ping(ctx context.Context) error {
 // Close implements storage.Store.
 func (s *Store) Close() error {
 	var errs []error
-	if s.device != nil {
-		errs = append(errs, s.device.Close())
+	for _, prepared := range []*sql.Stmt{s.device, s.insertChange, s.linkChange} {
+		if prepared != nil {
+			errs = append(errs, prepared.Close())
+		}
 	}
 	errs = append(errs, s.read.db.Close())
 	if s.write != s.read.db {

@@ -150,6 +150,14 @@ func (t *tx) exec(query string, args ...any) (int64, error) {
 	return result.RowsAffected()
 }
 
+// execPrepared runs a statement, by the one that is prepared for it if there is one.
+func (t *tx) execPrepared(prepared *sql.Stmt, query string, args ...any) (sql.Result, error) {
+	if prepared == nil {
+		return t.raw.ExecContext(t.ctx, query, args...)
+	}
+	return t.raw.StmtContext(t.ctx, prepared).ExecContext(t.ctx, args...)
+}
+
 // exists reports whether a query has a row.
 func (t *tx) exists(query string, args ...any) (bool, error) {
 	var one int

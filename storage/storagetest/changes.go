@@ -26,7 +26,7 @@ var changeTests = []test{
 	{"ChangePagesLookAtABoundedNumber", changePagesLookAtABoundedNumber},
 	{"ChangesBetweenTimes", changesBetweenTimes},
 	{"ChangesAreTrimmed", changesAreTrimmed},
-	{"TrimmedBeforeTheirEnd", trimmedBeforeTheirEnd},
+	{"TrimmedAtTheirEnd", trimmedAtTheirEnd},
 }
 
 // changes returns all rows that fit a query, the newest first, by pages of that limit.
@@ -600,27 +600,37 @@ func changesAreTrimmed(w *world) {
 	require.Equal(w, 10, w.count(`SELECT COUNT(*) FROM changes`))
 }
 
-// trimmedBeforeTheirEnd: what is trimmed while its fan-outs run leaves nothing behind, and holds nothing up.
-func trimmedBeforeTheirEnd(w *world) {
+// trimmedAtTheirEnd: what waits for fan-outs stays until these are done, and holds nothing else up.
+func trimmedAtTheirEnd(w *world) {
 	options := w.options()
 	options.KeepChanges = 2
 	w.store = w.open(options)
+	collect := func() {
+		w.Helper()
+		_, err := w.store.Collect(w.ctx, time.Hour, 2)
+		require.NoError(w, err)
+	}
 	w.assignAll("s", "a", "b", "c")
 	w.fill("s", "d")
 	w.settle()
+	w.put(configuration("e", "first"))
 	for range 5 {
 		w.touch("d")
 	}
+	w.put(configuration("e", "second"))
 	w.advance(1)
-	_, err := w.store.Collect(w.ctx, time.Hour, 100)
-	require.NoError(w, err)
-	require.Equal(w, 2, w.count(`SELECT COUNT(*) FROM change_fanouts`))
+	collect()
+	require.Len(w, w.changes(storage.ChangeQuery{Declaration: "d"}), 5)
+	require.Len(w, w.changes(storage.ChangeQuery{Declaration: "e"}), 1)
+	require.Equal(w, 5, w.count(`SELECT COUNT(*) FROM change_fanouts`))
 	w.drain()
-	require.Zero(w, w.count(`SELECT COUNT(*) FROM change_fanouts`))
-	require.Zero(w, w.count(`SELECT COUNT(*) FROM fanouts`))
 	for _, change := range w.changes(storage.ChangeQuery{Declaration: "d"}) {
 		require.Equal(w, reached(3), change.Reach)
 	}
+	collect()
+	require.Len(w, w.changes(storage.ChangeQuery{Declaration: "d"}), 1)
+	require.Len(w, w.changes(storage.ChangeQuery{Declaration: "e"}), 1)
+	require.Zero(w, w.count(`SELECT COUNT(*) FROM change_fanouts`))
 }
 
 // requireLogTellsAll does what the log of changes says, from the beginning, and ends with what there is.

@@ -183,8 +183,7 @@ CREATE TABLE IF NOT EXISTS change_fanouts (
     set_name   VARBINARY(255) NOT NULL,
     run        BIGINT         NOT NULL,
     change_row BIGINT         NOT NULL,
-    PRIMARY KEY (set_name, run, change_row),
-    KEY change_fanouts_change (change_row)
+    PRIMARY KEY (set_name, run, change_row)
 ) ENGINE = InnoDB DEFAULT CHARACTER SET = utf8mb4 COLLATE = utf8mb4_bin;
 
 CREATE TABLE IF NOT EXISTS status_reports (
