@@ -231,3 +231,75 @@ func TestWrongKeys(t *testing.T) {
 	require.Less(t, time.Since(begin), 5*time.Second)
 	require.False(t, strings.Contains(p.stderr.String(), testKey))
 }
+
+// TestLargeBodiesAtOnce checks that two hundred status reports of ten megabytes, sent at once, take as much memory as a few,
+// that those which have no room are told to come again, and that small ones do not wait for them.
+func TestLargeBodiesAtOnce(t *testing.T) {
+	t.Parallel()
+	const clients = 200
+	p := startBinary(t)
+	s := p.server()
+	large := `{"StatusItems":{"x":"` + strings.Repeat("x", 10<<20) + `"}}`
+	small := `{"StatusItems":{"x":"` + strings.Repeat("x", 20<<10) + `"}}`
+	put := func(id, body string) (*http.Response, error) {
+		request, err := http.NewRequest(http.MethodPut, s.url+"/status", strings.NewReader(body))
+		if err != nil {
+			return nil, err
+		}
+		request.Header.Set("X-Enrollment-ID", id)
+		fresh := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 4 * patience}
+		response, err := fresh.Do(request)
+		if err == nil {
+			err = response.Body.Close()
+		}
+		return response, err
+	}
+	var flood sync.WaitGroup
+	var taken, refused atomic.Int32
+	for i := range clients {
+		flood.Go(func() {
+			response, err := put(fmt.Sprint("large-", i), large)
+			switch {
+			case err != nil:
+				// It goes on sending after the answer, whose rest the connection's end can take with it.
+				refused.Add(1)
+			case response.StatusCode == http.StatusOK:
+				taken.Add(1)
+			case response.StatusCode == http.StatusServiceUnavailable && response.Header.Get("Retry-After") != "":
+				refused.Add(1)
+			default:
+				t.Errorf("answered %s", response.Status)
+			}
+		})
+	}
+	ended := make(chan struct{})
+	go func() {
+		flood.Wait()
+		close(ended)
+	}()
+	slowest := time.Duration(0)
+	for flooded := true; flooded; {
+		begin := time.Now()
+		response, err := put("small", small)
+		require.NoError(t, err)
+		require.Equal(t, http.StatusOK, response.StatusCode)
+		slowest = max(slowest, time.Since(begin))
+		select {
+		case <-ended:
+			flooded = false
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	t.Logf("%d taken, %d refused, slowest small one %v, memory %d MiB", taken.Load(), refused.Load(), slowest, p.memory()>>20)
+	require.Positive(t, taken.Load())
+	require.Less(t, slowest, 15*time.Second)
+	if memory := p.memory(); memory != 0 {
+		require.Less(t, memory, 700<<20)
+	}
+	numbers := s.scrape().values
+	require.Zero(t, numbers["decree_http_body_bytes"])
+	require.LessOrEqual(t, numbers["decree_http_bodies_refused_total"], float64(refused.Load()))
+	response, err := put("large-0", large)
+	require.NoError(t, err)
+	require.Equal(t, http.StatusOK, response.StatusCode, "there is room again")
+}

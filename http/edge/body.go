@@ -43,7 +43,7 @@ const (
 	// smallRoom and largeRoom are for all small bodies and for all others at once. One of the largest size there is, 32 MiB,
 	// must fit in.
 	smallRoom = 32 << 20
-	largeRoom = 64 << 20
+	largeRoom = 48 << 20
 	// bodySpeed is how many octets of what is counted have to come in a second.
 	bodySpeed = 1 << 20
 )
