@@ -4,7 +4,8 @@
 //
 // Every method that changes something does so in one transaction, all of it or none, and is durable when it
 // returns nil. Deadlocks, lock time-outs and a busy database are retried inside; callers see neither them nor a
-// driver's error value, except wrapped in an error that matches none of this package's.
+// driver's error value, except wrapped in an error that matches none of this package's, or in a *NotReadyError: that is
+// what any method returns when the database is away, too slow, held by somebody or cannot be written to.
 //
 // All methods are safe for concurrent use, also by several processes over one MySQL or MariaDB database.
 package storage

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -97,6 +98,34 @@ func TestDatabaseOutage(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestStopWhileTheDatabaseHangs checks that a database which does not answer holds nobody who stops the server.
+func TestStopWhileTheDatabaseHangs(t *testing.T) {
+	t.Parallel()
+	server := mysqltest.Start(t)
+	mdm, asked := hangingMDM(t)
+	p := startBinary(t, append([]string{"-storage", "mysql", "-storage-dsn", server.DSN()}, mdm...)...)
+	s := p.server()
+	s.putTest("test.a", "first")
+	s.addToSet("base", "test.a")
+	s.assign("device-0", "base")
+	<-asked
+	l := startTraffic(t, s.url, 1000)
+	s.eventually(func() bool { return l.answers(http.StatusOK) > 100 }, "some load")
+	server.Pause()
+	require.NoError(t, p.cmd.Process.Signal(syscall.SIGTERM))
+	signalled := time.Now()
+	<-p.ended
+	t.Logf("ended after %v: %v", time.Since(signalled).Round(time.Millisecond), p.err)
+	require.Less(t, time.Since(signalled), 10*time.Second)
+	l.end()
+	server.Continue()
+	config, err := parseConfig([]string{"-api", testKey, "-storage", "mysql", "-storage-dsn", server.DSN()}, nil, io.Discard)
+	require.NoError(t, err)
+	s = startBinary(t, "-storage", "mysql", "-storage-dsn", server.DSN()).server()
+	s.database = openDatabase(t, config)
+	l.requireKept(s)
 }
 
 // TestHeldRow checks that a row of MariaDB which somebody holds keeps those waiting, for a bounded time, who need it, and
