@@ -21,7 +21,7 @@ func (t *tx) requestFanouts(sets []string, options storage.ChangeOptions, forceI
 	// A change that merges with a waiting notification has it go by another number: who was marked for the first one, by
 	// way of another set, must be marked for the change.
 	renewed := strconv.FormatInt(newForceID(), 10)
-	run := rand.Int64()
+	run := rand.Int64() // #nosec G404 -- it has to differ, not to be secret
 	for chunk := range slices.Chunk(sets, chunkSize) {
 		var values []any
 		for _, set := range chunk {

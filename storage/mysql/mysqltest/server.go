@@ -53,7 +53,7 @@ func Start(tb testing.TB) *Server {
 		}
 	})
 	s := &Server{tb: tb, program: program, directory: directory, address: freeAddress(tb)}
-	output, err := exec.Command(initialise, append(s.common(),
+	output, err := exec.Command(initialise, append(s.common(), // #nosec G204 -- a database server's program
 		"--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve")...).CombinedOutput()
 	if err != nil {
 		tb.Fatalf("%s: %v\n%s", initialise, err, output)
@@ -79,7 +79,7 @@ func (s *Server) Start() {
 	if err != nil {
 		s.tb.Fatal(err)
 	}
-	s.command = exec.Command(s.program, append(s.common(),
+	s.command = exec.Command(s.program, append(s.common(), // #nosec G204 -- a database server's program
 		"--init-file="+filepath.Join(s.directory, "users.sql"), "--socket="+filepath.Join(s.directory, "s"),
 		"--bind-address=127.0.0.1", "--port="+port, "--pid-file="+filepath.Join(s.directory, "pid"), "--tmpdir="+s.directory,
 		"--skip-name-resolve", "--skip-log-bin", "--performance-schema=OFF", "--innodb-buffer-pool-size=64M",
