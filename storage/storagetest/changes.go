@@ -2,7 +2,6 @@ package storagetest
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -19,14 +18,6 @@ var changeTests = []test{
 	{"ChangesOfEvents", changesOfEvents},
 	{"ChangesOfImports", changesOfImports},
 	{"ChangesThatAreUndone", changesThatAreUndone},
-	{"ReachOfMergedFanouts", reachOfMergedFanouts},
-	{"ReachThroughSeveralSets", reachThroughSeveralSets},
-	{"ReachOfMoreThanAPage", reachOfMoreThanAPage},
-	{"ChangePages", changePages},
-	{"ChangePagesLookAtABoundedNumber", changePagesLookAtABoundedNumber},
-	{"ChangesBetweenTimes", changesBetweenTimes},
-	{"ChangesAreTrimmed", changesAreTrimmed},
-	{"TrimmedAtTheirEnd", trimmedAtTheirEnd},
 }
 
 // changes returns all rows that fit a query, the newest first, by pages of that limit.
@@ -312,325 +303,77 @@ func changesOfImports(w *world) {
 	w.requireLogTellsAll()
 }
 
-// changesThatAreUndone: what is not committed is not told.
+// changesThatAreUndone: what cannot be told is not made, and what is not made is not told.
 func changesThatAreUndone(w *world) {
 	w.fill("s", "d")
+	w.put(configuration("other", "first"))
 	w.assign("e", "s")
-	w.drain()
-	before := w.changes(storage.ChangeQuery{})
-	release := w.hold(`SELECT id FROM enrollments WHERE id = ?`, "e")
-	defer release()
-	ctx, cancel := context.WithCancel(w.ctx)
-	defer cancel()
-	// This has asked for a fan-out already when it waits.
-	changed := w.start(func() error {
-		return w.store.Notify(ctx, storage.NotifyTargets{Sets: []string{"s"}, Enrollments: []string{"e"}}, change)
-	})
-	w.await(1)
-	cancel()
-	require.ErrorIs(w, changed(), context.Canceled)
-	release()
+	w.settle()
+	before, declaration, vector := w.changes(storage.ChangeQuery{}), w.declaration("d"), w.vector("e")
+	seq := w.seqs("e")
+	attempts := map[string]func() error{
+		"put": func() error {
+			_, err := w.store.PutDeclaration(w.ctx, configuration("d", "second"), change)
+			return err
+		},
+		"touch": func() error { return w.store.TouchDeclaration(w.ctx, "d", change) },
+		"add": func() error {
+			_, err := w.store.PutSetDeclaration(w.ctx, "s", "other", change)
+			return err
+		},
+		"remove": func() error {
+			_, err := w.store.DeleteSetDeclaration(w.ctx, "s", "d", change)
+			return err
+		},
+		"notify": func() error {
+			return w.store.Notify(w.ctx, storage.NotifyTargets{Sets: []string{"s"}, Enrollments: []string{"e"}}, change)
+		},
+	}
+	exec := func(statement string) {
+		w.Helper()
+		_, err := w.database.SQL.ExecContext(w.ctx, statement)
+		require.NoError(w, err)
+	}
+	exec(`ALTER TABLE change_fanouts RENAME TO away`)
+	for name, attempt := range attempts {
+		require.Error(w, attempt(), name)
+	}
+	exec(`ALTER TABLE away RENAME TO change_fanouts`)
 	require.Equal(w, before, w.changes(storage.ChangeQuery{}))
-	require.Zero(w, w.count(`SELECT COUNT(*) FROM change_fanouts`))
-}
-
-// reachOfMergedFanouts: changes whose fan-outs merge have reached the same enrollments, and each is told so.
-func reachOfMergedFanouts(w *world) {
-	members := []string{"a", "b", "c"}
-	w.assignAll("s", members...)
-	w.fill("s", "d")
-	w.settle()
-	reach := func(changeID string) *storage.Reach {
-		w.Helper()
-		found := w.changes(storage.ChangeQuery{ChangeID: changeID})
-		require.Len(w, found, 1)
-		return found[0].Reach
+	exec(`ALTER TABLE changes RENAME TO away`)
+	attempts["assign"] = func() error {
+		_, err := w.store.PutEnrollmentSet(w.ctx, "e", "t", change)
+		return err
 	}
-	put := func(changeID string) {
-		w.Helper()
-		_, err := w.store.PutDeclaration(w.ctx, configuration("d", changeID), storage.ChangeOptions{ChangeID: changeID, By: "key"})
-		require.NoError(w, err)
+	attempts["unassign"] = func() error {
+		_, err := w.store.DeleteEnrollmentSets(w.ctx, "e", change)
+		return err
 	}
-	for _, changeID := range []string{"one", "two", "three"} {
-		put(changeID)
-		require.Equal(w, waits(0), reach(changeID))
+	attempts["delete"] = func() error {
+		_, err := w.store.DeleteDeclaration(w.ctx, "other", change)
+		return err
 	}
-	w.advance(2)
-	put("four")
-	w.assign("d", "s")
-	require.Equal(w, waits(0), reach("one"), "it is told when it is over")
-	w.clock.Advance(time.Second)
-	require.True(w, w.advance(3).Done)
-	for _, changeID := range []string{"one", "two", "three"} {
-		require.Equal(w, reached(4), reach(changeID))
+	attempts["forget"] = func() error {
+		_, err := w.store.DeleteEnrollment(w.ctx, "e", change)
+		return err
 	}
-	require.Equal(w, waits(0), reach("four"), "this one came when the other ran")
-	w.drain()
-	require.Equal(w, reached(4), reach("four"))
-	require.Zero(w, w.count(`SELECT COUNT(*) FROM change_fanouts`))
-}
-
-// reachThroughSeveralSets: a change is finished when the last of its fan-outs is.
-func reachThroughSeveralSets(w *world) {
-	w.put(configuration("d", "first"))
-	for i := range 230 {
-		w.add(fmt.Sprintf("s%03d", i), "d")
+	attempts["event"] = func() error {
+		_, err := w.store.ApplyEvent(w.ctx, w.checkedOut(0), storage.EventOptions{RemoveSets: true, Change: change})
+		return err
 	}
-	w.assignAll("s007", "a", "b")
-	w.assignAll("s229", "b", "c", "e")
-	w.settle()
-	w.clock.Advance(time.Second)
-	w.put(configuration("d", "second"))
-	require.Equal(w, 230, w.count(`SELECT COUNT(*) FROM change_fanouts`))
-	steps := 0
-	for page := w.advance(100); page != nil; page = w.advance(100) {
-		steps++
-		require.Equal(w, steps == 230, w.newest(1)[0].Reach.Finished)
+	for name, attempt := range attempts {
+		require.Error(w, attempt(), name)
 	}
-	require.Equal(w, 230, steps)
-	require.Equal(w, reached(5), w.newest(1)[0].Reach, "b counts twice")
-
-	require.NoError(w, w.store.Notify(w.ctx, storage.NotifyTargets{
-		Enrollments: []string{"a", "new"}, Sets: []string{"s007", "none"}, Declarations: []string{"d"},
-	}, change))
-	require.Equal(w, waits(2), w.newest(1)[0].Reach)
-	w.drain()
-	require.Equal(w, reached(7), w.newest(1)[0].Reach)
-}
-
-// reachOfMoreThanAPage: however many changes merge, a step tells a bounded number of them, and the next fan-out waits.
-func reachOfMoreThanAPage(w *world) {
-	const changes = 450
-	w.fill("s", "d")
-	w.assign("e", "s")
-	w.settle()
-	before := w.seqs("e")[0]
-	for range changes {
-		w.touch("d")
-	}
-	require.Equal(w, 1, w.count(`SELECT COUNT(*) FROM fanouts`))
-	page := w.advance(10)
-	require.Equal(w, &storage.FanoutPage{Set: "s", ChangeID: "change", Marked: 1, Reached: 1}, page)
-	finished := func() int {
-		return w.count(`SELECT COUNT(*) FROM changes WHERE action = 'declaration.touch' AND waiting = 0`)
-	}
-	require.Less(w, finished(), changes)
-	require.Positive(w, finished())
+	exec(`ALTER TABLE away RENAME TO changes`)
+	require.Equal(w, before, w.changes(storage.ChangeQuery{}))
+	require.Equal(w, declaration, w.declaration("d"))
+	require.Equal(w, vector, w.vector("e"))
+	require.Equal(w, seq, w.seqs("e"))
+	require.Zero(w, w.enrollment("e").LeftAt)
+	require.Zero(w, w.count(`SELECT COUNT(*) FROM fanouts`))
+	w.requireLogTellsAll()
 	w.touch("d")
-	w.clock.Advance(time.Second)
-	var steps []storage.FanoutPage
-	for page := w.advance(10); page != nil; page = w.advance(10) {
-		steps = append(steps, *page)
-	}
-	require.Equal(w, []storage.FanoutPage{
-		{Set: "s", ChangeID: "change", Reached: 1}, {Set: "s", ChangeID: "change", Reached: 1, Done: true},
-		{Set: "s", ChangeID: "change", Marked: 1, Reached: 1, Done: true},
-	}, steps)
-	require.Equal(w, changes+1, finished())
-	require.Equal(w, before+2, w.seqs("e")[0], "one mark a fan-out")
-	for _, change := range w.changes(storage.ChangeQuery{Action: storage.ActionTouchDeclaration, Limit: 100}) {
-		require.Equal(w, reached(1), change.Reach)
-	}
-}
-
-// changeCrowd makes changes of all kinds by two keys, and returns all rows, the newest first.
-func (w *world) changeCrowd() []storage.Change {
-	w.Helper()
-	for i := range 24 {
-		options := storage.ChangeOptions{ChangeID: fmt.Sprint("change-", i), By: fmt.Sprint("key-", i%2)}
-		declaration, set, id := fmt.Sprint("d", i%3), fmt.Sprint("s", i%4), fmt.Sprint("e", i%5)
-		_, err := w.store.PutDeclaration(w.ctx, configuration(declaration, fmt.Sprint(i)), options)
-		require.NoError(w, err)
-		_, err = w.store.PutSetDeclaration(w.ctx, set, declaration, options)
-		require.NoError(w, err)
-		_, err = w.store.PutEnrollmentSet(w.ctx, id, set, options)
-		require.NoError(w, err)
-		if i%3 == 0 {
-			w.clock.Advance(time.Second) // some have the same time
-		}
-	}
-	all := w.changes(storage.ChangeQuery{})
-	require.True(w, slices.IsSortedFunc(all, func(a, b storage.Change) int {
-		return cmp.Or(b.At.Compare(a.At), cmp.Compare(b.ID, a.ID))
-	}))
-	require.Len(w, all, 24+12+20)
-	return all
-}
-
-// changePages: every filter, and all of them together, select what they say, whatever the size of a page.
-func changePages(w *world) {
-	all := w.changeCrowd()
-	selected := func(fits func(storage.Change) bool) []storage.Change {
-		return slices.DeleteFunc(slices.Clone(all), func(c storage.Change) bool { return !fits(c) })
-	}
-	for _, story := range []struct {
-		query storage.ChangeQuery
-		fits  func(c storage.Change) bool
-		found int
-	}{
-		{storage.ChangeQuery{}, func(storage.Change) bool { return true }, len(all)},
-		{storage.ChangeQuery{ChangeID: "change-3"}, func(c storage.Change) bool { return c.ChangeID == "change-3" }, 3},
-		{storage.ChangeQuery{By: "key-1"}, func(c storage.Change) bool { return c.By == "key-1" }, 28},
-		{storage.ChangeQuery{Declaration: "d2"}, func(c storage.Change) bool { return c.Declaration == "d2" }, 12},
-		{storage.ChangeQuery{Set: "s1"}, func(c storage.Change) bool { return c.Set == "s1" }, 8},
-		{storage.ChangeQuery{EnrollmentID: "e4"}, func(c storage.Change) bool { return c.EnrollmentID == "e4" }, 4},
-		{storage.ChangeQuery{Action: "set-declaration.put"}, func(c storage.Change) bool { return c.Action == "set-declaration.put" }, 12},
-		{storage.ChangeQuery{Declaration: "d2", Set: "s1"}, func(c storage.Change) bool { return c.Declaration == "d2" && c.Set == "s1" }, 1},
-		{storage.ChangeQuery{By: "key-0", Action: "declaration.put", Declaration: "d0"}, func(c storage.Change) bool {
-			return c.By == "key-0" && c.Action == "declaration.put" && c.Declaration == "d0"
-		}, 4},
-		{storage.ChangeQuery{By: "nobody"}, func(storage.Change) bool { return false }, 0},
-		{storage.ChangeQuery{By: "KEY-0"}, func(storage.Change) bool { return false }, 0},
-		{storage.ChangeQuery{By: "key-0", Set: "none"}, func(storage.Change) bool { return false }, 0},
-		{storage.ChangeQuery{ChangeID: "change-3", Declaration: "d0", By: "key-1", Set: "s3", Action: "set-declaration.put"},
-			func(c storage.Change) bool { return c.ChangeID == "change-3" && c.Action == "set-declaration.put" }, 1},
-	} {
-		wanted := selected(story.fits)
-		require.Len(w, wanted, story.found, "%+v", story.query)
-		for _, limit := range []int{1, 2, 7, 1000} {
-			story.query.Limit = limit
-			require.Equal(w, wanted, append([]storage.Change{}, w.changes(story.query)...), "%+v", story.query)
-		}
-	}
-	// One that is there when the pages begin is on one of them, whatever comes meanwhile.
-	var seen []storage.Change
-	for query := (storage.ChangeQuery{Limit: 5}); ; {
-		page, next, err := w.store.Changes(w.ctx, query)
-		require.NoError(w, err)
-		seen = append(seen, page...)
-		w.assign(fmt.Sprint("new-", len(seen)), "s1")
-		if next == nil {
-			break
-		}
-		query.After = *next
-	}
-	require.Equal(w, all, seen)
-}
-
-// changePagesLookAtABoundedNumber: a page of what hardly ever occurs together is short, and the next ones find it.
-func changePagesLookAtABoundedNumber(w *world) {
-	options := w.options()
-	options.MaxLooked = 4
-	w.store = w.open(options)
-	all := w.changeCrowd()
-	query := storage.ChangeQuery{By: "key-0", Action: "set-declaration.put", Limit: 100}
-	var found []storage.Change
-	pages := 1
-	for ; ; pages++ {
-		page, next, err := w.store.Changes(w.ctx, query)
-		require.NoError(w, err)
-		require.LessOrEqual(w, len(page), 4)
-		found = append(found, page...)
-		if next == nil {
-			break
-		}
-		query.After = *next
-	}
-	require.Equal(w, slices.DeleteFunc(slices.Clone(all), func(c storage.Change) bool {
-		return c.By != "key-0" || c.Action != "set-declaration.put"
-	}), found)
-	require.GreaterOrEqual(w, pages, 7, "28 rows of the key")
-}
-
-// changesBetweenTimes: from the first time on, and before the last.
-func changesBetweenTimes(w *world) {
-	start := w.clock.Now()
-	for range 6 {
-		w.assign(fmt.Sprint(w.clock.Now()), "s")
-		w.assign(fmt.Sprint(w.clock.Now()), "t")
-		w.clock.Advance(time.Second)
-	}
-	second := func(n int) time.Time { return start.Add(time.Duration(n) * time.Second) }
-	count := func(query storage.ChangeQuery) int {
-		w.Helper()
-		all := w.changes(query)
-		query.Limit = 1
-		require.Equal(w, all, w.changes(query))
-		return len(all)
-	}
-	require.Equal(w, 12, count(storage.ChangeQuery{}))
-	require.Equal(w, 8, count(storage.ChangeQuery{Since: second(2)}))
-	require.Equal(w, 6, count(storage.ChangeQuery{Since: second(2).Add(time.Nanosecond)}))
-	require.Equal(w, 4, count(storage.ChangeQuery{Until: second(2)}))
-	require.Equal(w, 6, count(storage.ChangeQuery{Until: second(2).Add(time.Nanosecond)}))
-	require.Equal(w, 4, count(storage.ChangeQuery{Since: second(1), Until: second(3)}))
-	require.Equal(w, 2, count(storage.ChangeQuery{Since: second(1), Until: second(3), Set: "s"}))
-	require.Equal(w, 2, count(storage.ChangeQuery{Since: second(1), Until: second(3), Set: "s", By: "key"}))
-	require.Zero(w, count(storage.ChangeQuery{Since: second(3), Until: second(3)}))
-	require.Zero(w, count(storage.ChangeQuery{Since: second(3), Until: second(1)}))
-	require.Zero(w, count(storage.ChangeQuery{Since: second(100)}))
-	require.Equal(w, 12, count(storage.ChangeQuery{Until: second(100_000_000)}))
-}
-
-// changesAreTrimmed: the newest stay, and what is done to many enrollments does not push out what is done to declarations.
-func changesAreTrimmed(w *world) {
-	options := w.options()
-	options.KeepChanges = 5
-	w.store = w.open(options)
-	collect := func() {
-		w.Helper()
-		_, err := w.store.Collect(w.ctx, time.Hour, 3)
-		require.NoError(w, err)
-	}
-	var texts []string
-	for i := range 8 {
-		w.put(configuration("d", fmt.Sprint(i)))
-		texts = append(texts, w.declaration("d").ServerToken)
-	}
-	for i := range 30 {
-		w.assign(fmt.Sprint("e", i), "s")
-	}
-	collect()
-	left := func(query storage.ChangeQuery) (subjects []string) {
-		for _, change := range w.changes(query) {
-			subjects = append(subjects, change.EnrollmentID+change.ToToken)
-		}
-		return subjects
-	}
-	slices.Reverse(texts)
-	require.Equal(w, texts[:5], left(storage.ChangeQuery{Declaration: "d"}))
-	require.Equal(w, []string{"e29", "e28", "e27", "e26", "e25"}, left(storage.ChangeQuery{Set: "s"}))
-	require.Equal(w, 10, w.count(`SELECT COUNT(*) FROM changes`))
-	collect()
-	require.Equal(w, 10, w.count(`SELECT COUNT(*) FROM changes`))
-	// Ids have gaps, which count for nothing.
-	_, err := w.database.SQL.ExecContext(w.ctx, `UPDATE changes SET id = id + 1000 WHERE enrollment_id = 'e29'`)
-	require.NoError(w, err)
-	collect()
-	require.Equal(w, 10, w.count(`SELECT COUNT(*) FROM changes`))
-}
-
-// trimmedAtTheirEnd: what waits for fan-outs stays until these are done, and holds nothing else up.
-func trimmedAtTheirEnd(w *world) {
-	options := w.options()
-	options.KeepChanges = 2
-	w.store = w.open(options)
-	collect := func() {
-		w.Helper()
-		_, err := w.store.Collect(w.ctx, time.Hour, 2)
-		require.NoError(w, err)
-	}
-	w.assignAll("s", "a", "b", "c")
-	w.fill("s", "d")
-	w.settle()
-	w.put(configuration("e", "first"))
-	for range 5 {
-		w.touch("d")
-	}
-	w.put(configuration("e", "second"))
-	w.advance(1)
-	collect()
-	require.Len(w, w.changes(storage.ChangeQuery{Declaration: "d"}), 5)
-	require.Len(w, w.changes(storage.ChangeQuery{Declaration: "e"}), 1)
-	require.Equal(w, 5, w.count(`SELECT COUNT(*) FROM change_fanouts`))
-	w.drain()
-	for _, change := range w.changes(storage.ChangeQuery{Declaration: "d"}) {
-		require.Equal(w, reached(3), change.Reach)
-	}
-	collect()
-	require.Len(w, w.changes(storage.ChangeQuery{Declaration: "d"}), 1)
-	require.Len(w, w.changes(storage.ChangeQuery{Declaration: "e"}), 1)
-	require.Zero(w, w.count(`SELECT COUNT(*) FROM change_fanouts`))
+	w.requireSound()
 }
 
 // requireLogTellsAll does what the log of changes says, from the beginning, and ends with what there is.

@@ -41,7 +41,8 @@ type Database struct {
 func Run(t *testing.T, backend Backend) {
 	for _, subject := range [][]test{
 		declarationTests, setTests, versionTests, importTests, compositionTests,
-		claimTests, holdTests, deviceTests, notifyTests, fanoutTests, changeTests, servingTests,
+		claimTests, holdTests, deviceTests, notifyTests, fanoutTests, changeTests, reachTests, changePageTests,
+		servingTests,
 		overviewTests, numberTests, factTests, summaryTests, summaryPropertyTests, fleetTests,
 		deletionTests, progressTests, statusTests, oddStatusTests, foldPropertyTests,
 		spentTests, eventTests, happeningTests, raceTests, concurrencyTests, clockTests, transactionTests,
