@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -64,40 +65,47 @@ const (
 
 // connStates knows what the connections of a server are at. The zero value is ready.
 type connStates struct {
-	mu        sync.Mutex
-	changedAt time.Time
-	active    map[net.Conn]time.Time // since when; new ones too, and not those that wait for a request
-	fresh     map[net.Conn]bool      // those that are new
+	changedAt atomic.Int64 // in nanoseconds since 1970, as since below
+	all       sync.Map     // of *connState, by net.Conn
+}
+
+type connState struct {
+	state atomic.Int64 // an http.ConnState
+	since atomic.Int64
 }
 
 // changed is for http.Server.
 func (c *connStates) changed(conn net.Conn, state http.ConnState) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.active == nil {
-		c.active, c.fresh = map[net.Conn]time.Time{}, map[net.Conn]bool{}
-	}
-	c.changedAt = time.Now()
-	delete(c.fresh, conn)
-	switch state {
-	case http.StateNew:
-		c.active[conn], c.fresh[conn] = c.changedAt, true
-	case http.StateActive:
-		c.active[conn] = c.changedAt
+	now := time.Now().UnixNano()
+	c.changedAt.Store(now)
+	switch known, ok := c.all.Load(conn); {
+	case state == http.StateClosed || state == http.StateHijacked:
+		c.all.Delete(conn)
+	case ok:
+		known := known.(*connState)
+		known.since.Store(now)
+		known.state.Store(int64(state))
 	default:
-		delete(c.active, conn)
+		fresh := &connState{}
+		fresh.since.Store(now)
+		fresh.state.Store(int64(state))
+		c.all.Store(conn, fresh)
 	}
 }
 
 // calm reports whether no request is under way, and none has been for a moment.
 func (c *connStates) calm() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	now := time.Now()
-	for conn, since := range c.active {
-		if !c.fresh[conn] || now.Sub(since) < newFor {
-			return false
+	now := time.Now().UnixNano()
+	busy := false
+	c.all.Range(func(_, value any) bool {
+		conn := value.(*connState)
+		switch http.ConnState(conn.state.Load()) {
+		case http.StateActive:
+			busy = true
+		case http.StateNew:
+			busy = now-conn.since.Load() < int64(newFor)
 		}
-	}
-	return now.Sub(c.changedAt) >= calmAfter
+		return !busy
+	})
+	return !busy && now-c.changedAt.Load() >= int64(calmAfter)
 }
