@@ -44,9 +44,9 @@ type traffic struct {
 	refused     int
 	broken, odd []string
 
-	declarations []*promise // by writer
+	declarations []promise  // by writer
 	sets         [][]string // by writer
-	values       []*promise // by reporter
+	values       []promise  // by reporter
 	events       []string   // enrollments
 }
 
@@ -65,12 +65,11 @@ func startTraffic(t *testing.T, url string, fill int64) *traffic {
 	l := newTraffic(t, url)
 	l.fill.Store(fill)
 	l.sets = make([][]string, loadWriters)
+	l.declarations, l.values = make([]promise, loadWriters), make([]promise, loadReporters)
 	for i := range loadWriters {
-		l.declarations = append(l.declarations, &promise{})
 		l.client(func(c *trafficClient, n int64) { c.write(i, n) })
 	}
 	for i := range loadReporters {
-		l.values = append(l.values, &promise{})
 		l.client(func(c *trafficClient, n int64) { c.report(i, n) })
 	}
 	for i := range loadReaders {
@@ -298,7 +297,8 @@ func (l *traffic) String() string {
 func (l *traffic) requireKept(s *server) {
 	l.t.Helper()
 	require.Empty(l.t, l.odd)
-	for i, promised := range l.declarations {
+	for i := range l.declarations {
+		promised := &l.declarations[i]
 		identifier := fmt.Sprint("load.", i)
 		if promised.kept.Load() == 0 {
 			continue
@@ -316,7 +316,8 @@ func (l *traffic) requireKept(s *server) {
 		}
 		require.Subset(l.t, held, l.sets[i])
 	}
-	for i, promised := range l.values {
+	for i := range l.values {
+		promised := &l.values[i]
 		id := fmt.Sprint("device-", i)
 		if promised.kept.Load() == 0 {
 			continue

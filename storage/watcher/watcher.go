@@ -84,8 +84,8 @@ func (w *Watcher) Stop() {
 func (w *Watcher) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		w.look(ctx)
-		if w.downSince.IsZero() {
-			w.keepClock(ctx)
+		if w.downSince.IsZero() && w.keepClock(ctx) {
+			continue
 		}
 		pause(ctx, interval)
 	}
@@ -120,9 +120,10 @@ func (w *Watcher) look(ctx context.Context) {
 	w.reason = reason
 }
 
-// keepClock puts times right until there are no more.
-func (w *Watcher) keepClock(ctx context.Context) {
-	for more := true; more && ctx.Err() == nil; {
+// keepClock puts times right for a while, and reports whether there are more.
+func (w *Watcher) keepClock(ctx context.Context) (more bool) {
+	more = true
+	for until := time.Now().Add(interval); more && time.Now().Before(until) && ctx.Err() == nil; {
 		start := time.Now()
 		back, again, err := w.step(ctx)
 		switch {
@@ -136,6 +137,7 @@ func (w *Watcher) keepClock(ctx context.Context) {
 			pause(ctx, restRatio*time.Since(start))
 		}
 	}
+	return more
 }
 
 func (w *Watcher) step(ctx context.Context) (back time.Duration, more bool, err error) {

@@ -25,10 +25,13 @@ type database struct {
 	hangs  bool
 	looks  int
 	clocks int
-	// left is how many pages there are to put right, and back by how much the clock was set back.
+	// left is how many pages there are to put right, which take a while each, and back by how much the clock was set back.
 	left int
 	back time.Duration
 }
+
+// pageTime is how long a page takes.
+const pageTime = 10 * time.Millisecond
 
 func (d *database) Look(ctx context.Context) error {
 	d.mu.Lock()
@@ -50,6 +53,7 @@ func (d *database) KeepClock(context.Context) (time.Duration, bool, error) {
 	d.back = 0
 	if d.left > 0 {
 		d.left--
+		time.Sleep(pageTime)
 	}
 	return back, d.left > 0, nil
 }
@@ -123,9 +127,11 @@ func TestADatabaseThatHangs(t *testing.T) {
 func TestTimesArePutRightUntilAllAre(t *testing.T) {
 	watch(t, func(t *testing.T, d *database, log *bytes.Buffer) {
 		after(10 * time.Second)
+		looks := d.looks
 		d.set(func(d *database) { d.left, d.back = 1000, time.Hour })
-		after(2 * time.Second)
+		after(1000*pageTime*(1+restRatio) + 5*time.Second)
 		d.set(func(d *database) { require.Zero(t, d.left) })
 		require.Equal(t, 1, strings.Count(log.String(), "by=1h0m0s"), log)
+		require.Greater(t, d.looks, looks+30, "it is looked at all the same")
 	})
 }
