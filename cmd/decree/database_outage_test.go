@@ -100,6 +100,47 @@ func TestDatabaseOutage(t *testing.T) {
 	}
 }
 
+// TestFloodWhileTheDatabaseHangs checks that of three thousand requests at once only so many wait for a database that does not
+// answer, and that they take a bounded memory and end.
+func TestFloodWhileTheDatabaseHangs(t *testing.T) {
+	t.Parallel()
+	flood := connections(t, 3000)
+	if flood < 2500 {
+		t.Skip("too few files may be open")
+	}
+	server := mysqltest.Start(t)
+	p := startBinary(t, "-storage", "mysql", "-storage-dsn", server.DSN())
+	s := p.server()
+	s.putTest("test.a", "first")
+	before := s.scrape().values["go_goroutines"]
+	server.Pause()
+	l := newTraffic(t, s.url)
+	for range flood {
+		l.group.Go(func() {
+			transport := &http.Transport{DisableKeepAlives: true}
+			c := &trafficClient{l, &http.Client{Transport: transport, Timeout: 2 * patience}}
+			c.do(http.MethodGet, "/v1/declarations/test.a", "", nil)
+		})
+	}
+	l.group.Wait()
+	t.Logf("%v; memory %d MiB", l, p.memory()>>20)
+	require.Equal(t, flood, l.answers(http.StatusServiceUnavailable))
+	require.Positive(t, l.reason("too much waits for the database already"))
+	require.Less(t, l.slowestAnswer(), longestWait)
+	if memory := p.memory(); memory != 0 {
+		require.Less(t, memory, 256<<20)
+	}
+	server.Continue()
+	s.eventually(func() bool {
+		code, _ := s.do(http.MethodGet, "/v1/declarations/test.a", "")
+		return code == http.StatusOK
+	}, "it to work again")
+	s.eventually(func() bool {
+		numbers := s.scrape().values
+		return numbers["go_goroutines"] < before+50 && numbers["decree_database_operations_in_flight"] < 10
+	}, "all to end that had waited")
+}
+
 // TestStopWhileTheDatabaseHangs checks that a database which does not answer holds nobody who stops the server.
 func TestStopWhileTheDatabaseHangs(t *testing.T) {
 	t.Parallel()
