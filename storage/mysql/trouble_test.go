@@ -78,6 +78,10 @@ func TestAway(t *testing.T) {
 		func() error { _, _, err := store.Enrollment(t.Context(), "e"); return err },
 		func() error { _, err := store.Declaration(t.Context(), "d"); return err },
 		func() error {
+			_, _, err := store.DeclarationVersions(t.Context(), "d", storage.VersionPlace{}, 10)
+			return err
+		},
+		func() error {
 			_, err := store.PutEnrollmentSet(t.Context(), "e", "s", storage.ChangeOptions{})
 			return err
 		},

@@ -38,21 +38,33 @@ func RequireSchema(ctx context.Context, db *sql.DB, dialect *Dialect) error {
 	return err
 }
 
-// inSnapshot runs fn in a transaction that reads, all of it from one state of the database.
-func (s *Store) inSnapshot(ctx context.Context, operation string, fn func(*sql.Tx) error) error {
-	// SQLite has no other kind, and a plain one on MySQL would have a snapshot for each statement.
-	raw, err := s.read.db.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true})
-	if err != nil {
-		return fmt.Errorf("%s: %w", operation, err)
-	}
-	err = fn(raw)
-	if endErr := raw.Rollback(); endErr != nil && !errors.Is(endErr, sql.ErrTxDone) {
-		err = errors.Join(err, endErr)
+// inSnapshot runs fn in a transaction that reads, all of it from one state of the database. Fn must use the context that it
+// gets, which bounds how long it takes.
+func (s *Store) inSnapshot(
+	ctx context.Context, operation string, fn func(ctx context.Context, raw *sql.Tx) error,
+) error {
+	v, err := s.guard.enter(ctx, foreground)
+	if err == nil {
+		err = v.leave(s.snapshot(v.ctx, fn))
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", operation, err)
 	}
 	return nil
+}
+
+// snapshot is inSnapshot for those who have entered.
+func (s *Store) snapshot(ctx context.Context, fn func(ctx context.Context, raw *sql.Tx) error) error {
+	// SQLite has no other kind, and a plain one on MySQL would have a snapshot for each statement.
+	raw, err := s.read.db.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true})
+	if err != nil {
+		return err
+	}
+	err = fn(ctx, raw)
+	if endErr := raw.Rollback(); endErr != nil && !errors.Is(endErr, sql.ErrTxDone) {
+		err = errors.Join(err, endErr)
+	}
+	return err
 }
 
 // DatabaseErrors implements storage.Checks.
@@ -151,7 +163,7 @@ func (s *Store) DanglingReferences(
 
 // CheckedDeclarations implements storage.Checks.
 func (s *Store) CheckedDeclarations(ctx context.Context, page storage.Page) (list []storage.CheckedDeclaration, err error) {
-	err = s.inSnapshot(ctx, "reading declarations", func(raw *sql.Tx) error {
+	err = s.inSnapshot(ctx, "reading declarations", func(ctx context.Context, raw *sql.Tx) error {
 		places := map[string]int{}
 		err := queryRows(ctx, raw, func(rows *sql.Rows) error {
 			var d storage.CheckedDeclaration
@@ -212,7 +224,7 @@ func (s *Store) CheckedDeclarations(ctx context.Context, page storage.Page) (lis
 
 // CheckedVersions implements storage.Checks.
 func (s *Store) CheckedVersions(ctx context.Context, page storage.Page) (list []storage.CheckedVersions, err error) {
-	err = s.inSnapshot(ctx, "reading versions of declarations", func(raw *sql.Tx) error {
+	err = s.inSnapshot(ctx, "reading versions of declarations", func(ctx context.Context, raw *sql.Tx) error {
 		identifiers, err := queryStrings(ctx, raw, `SELECT DISTINCT identifier FROM declaration_versions
 			WHERE identifier > ? ORDER BY identifier LIMIT ?`, page.After, page.Limit)
 		if err != nil || len(identifiers) == 0 {
@@ -298,7 +310,7 @@ func (s *Store) CheckedEnrollments(ctx context.Context, page storage.Page, known
 	list []storage.CheckedEnrollment, contents map[string][]ddm.Item, err error,
 ) {
 	contents = map[string][]ddm.Item{}
-	err = s.inSnapshot(ctx, "reading enrollments", func(raw *sql.Tx) error {
+	err = s.inSnapshot(ctx, "reading enrollments", func(ctx context.Context, raw *sql.Tx) error {
 		wanted := map[string]bool{}
 		err := queryRows(ctx, raw, func(rows *sql.Rows) error {
 			e, set, err := scanChecked(rows)

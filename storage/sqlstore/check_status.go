@@ -18,7 +18,7 @@ import (
 func (s *Store) CheckStatus(
 	ctx context.Context, enrollmentID string, check func(*storage.CheckedStatus) error,
 ) error {
-	return s.inSnapshot(ctx, "checking status", func(raw *sql.Tx) error {
+	return s.inSnapshot(ctx, "checking status", func(ctx context.Context, raw *sql.Tx) error {
 		r := statusReader{ctx: ctx, raw: raw, enrollmentID: enrollmentID}
 		status, err := r.read()
 		if err != nil {

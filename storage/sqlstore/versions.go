@@ -67,7 +67,7 @@ func (s *Store) DeclarationVersions(
 	ctx context.Context, identifier string, after storage.VersionPlace, limit int,
 ) (list []storage.Version, next *storage.VersionPlace, err error) {
 	// One state of the database: a version that is replaced meanwhile would be there twice.
-	err = s.inSnapshot(ctx, "listing versions of a declaration", func(raw *sql.Tx) error {
+	err = s.inSnapshot(ctx, "listing versions of a declaration", func(ctx context.Context, raw *sql.Tx) error {
 		const columns = `SELECT server_token, type, created_at, replaced_at, key_name FROM declaration_versions`
 		index := s.dialect.ReadBy("declaration_versions_history")
 		scan := func(rows *sql.Rows) error {
