@@ -53,7 +53,7 @@ func OpenExisting(ctx context.Context, name string, options sqlstore.Options) (*
 	if err := sqlstore.RequireSchema(ctx, db, dialect); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
-	return sqlstore.New(ctx, sqlstore.Handles{Read: db, Write: db}, dialect, options)
+	return sqlstore.New(ctx, sqlstore.Handles{Read: db, Write: db, ReadOnly: true}, dialect, options)
 }
 
 // newConnector returns what makes connections with the settings that Decree relies on.

@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/decree-ddm/decree/storage"
+	"github.com/decree-ddm/decree/storage/checker"
 	"github.com/decree-ddm/decree/storage/mysql/mysqltest"
 	"github.com/decree-ddm/decree/storage/sqlstore"
 )
@@ -54,6 +55,35 @@ func isolation(t *testing.T, db *sql.DB) string {
 	require.NoError(t, db.QueryRowContext(t.Context(),
 		`SHOW VARIABLES WHERE variable_name IN ('transaction_isolation', 'tx_isolation')`).Scan(&name, &value))
 	return value
+}
+
+// TestOpenForWhoMayOnlyRead: nothing that reads a database needs to be allowed to write to it.
+func TestOpenForWhoMayOnlyRead(t *testing.T) {
+	t.Parallel()
+	server := mysqltest.Start(t)
+	store, err := Open(t.Context(), server.DSN(), sqlstore.Options{})
+	require.NoError(t, err)
+	_, err = store.PutEnrollmentSet(t.Context(), "e", "s", storage.ChangeOptions{By: "key"})
+	require.NoError(t, err)
+	require.NoError(t, store.Close())
+	db := handle(t, server.DSN())
+	for _, statement := range []string{
+		`CREATE USER 'reader'@'127.0.0.1'`, `GRANT SELECT ON decree.* TO 'reader'@'127.0.0.1'`,
+	} {
+		_, err := db.ExecContext(t.Context(), statement)
+		require.NoError(t, err)
+	}
+	config, err := mysql.ParseDSN(server.DSN())
+	require.NoError(t, err)
+	config.User = "reader"
+	reading, err := OpenExisting(t.Context(), config.FormatDSN(), sqlstore.Options{})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, reading.Close()) }()
+	require.NoError(t, checker.Run(t.Context(), reading, checker.Options{Found: func(finding checker.Finding) {
+		require.Fail(t, finding.String())
+	}}))
+	_, err = reading.PutEnrollmentSet(t.Context(), "e", "t", storage.ChangeOptions{By: "key"})
+	notReady(t, err, "does not let this server in")
 }
 
 func TestOpenErrors(t *testing.T) {

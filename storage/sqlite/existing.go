@@ -21,7 +21,7 @@ func OpenExisting(ctx context.Context, path string, options sqlstore.Options) (*
 	if err := sqlstore.RequireSchema(ctx, db, dialect); err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), db.Close())
 	}
-	return sqlstore.New(ctx, sqlstore.Handles{Read: db, Write: db}, dialect, options)
+	return sqlstore.New(ctx, sqlstore.Handles{Read: db, Write: db, ReadOnly: true}, dialect, options)
 }
 
 // openExisting opens a file as it is: settings that would be written to it are not among those given.

@@ -120,6 +120,8 @@ type Handles struct {
 	Read, Write *sql.DB
 	// Probe is for asking whether the database works, which must not have to wait for others' connections. Nil: Read.
 	Probe *sql.DB
+	// ReadOnly says that nothing is going to be written, which the database may not even let be prepared.
+	ReadOnly bool
 }
 
 // New returns a store over a database with Decree's schema. It owns the handles from then on, also when it fails.
@@ -133,7 +135,7 @@ func New(ctx context.Context, handles Handles, dialect *Dialect, options Options
 		s.probe = handles.Read
 	}
 	if s.options.Clock == nil {
-		if err := s.prepare(ctx); err != nil {
+		if err := s.prepare(ctx, handles.ReadOnly); err != nil {
 			return nil, errors.Join(fmt.Errorf("preparing: %w", err), s.Close())
 		}
 	}
@@ -141,8 +143,8 @@ func New(ctx context.Context, handles Handles, dialect *Dialect, options Options
 }
 
 // prepare prepares the statements that are run most often.
-func (s *Store) prepare(ctx context.Context) (err error) {
-	if s.device, err = s.read.db.PrepareContext(ctx, s.deviceQuery()); err != nil {
+func (s *Store) prepare(ctx context.Context, readOnly bool) (err error) {
+	if s.device, err = s.read.db.PrepareContext(ctx, s.deviceQuery()); err != nil || readOnly {
 		return err
 	}
 	if s.insertChange, err = s.write.PrepareContext(ctx, insertChange(s.now())); err != nil {
