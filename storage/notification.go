@@ -100,6 +100,6 @@ type Notifications interface {
 
 	// Collect deletes what nobody needs any more: versions of declarations that were replaced and are not among those to
 	// keep, manifests that were last served, and results of commands that turned out not to be ours, longer ago than age. At most limit rows of each; it reports
-	// whether there may be more. It also deletes the oldest rows of the log of changes that are too many.
+	// whether there may be more. When there is not, it also deletes the oldest rows of the log of changes that are too many.
 	Collect(ctx context.Context, age time.Duration, limit int) (more bool, err error)
 }

@@ -80,17 +80,18 @@ func (s *Store) Manifest(ctx context.Context, token string) ([]byte, error) {
 	return items, nil
 }
 
-// Collect implements storage.Notifications.
+// Collect implements storage.Notifications. The log of changes comes last, and once: to know what is too many its rows are
+// counted, which must neither be done at every step nor keep the rest from being collected.
 func (s *Store) Collect(ctx context.Context, age time.Duration, limit int) (more bool, err error) {
-	if err := s.trimChanges(ctx, limit); err != nil {
-		return false, err
-	}
 	versions, err := s.collectVersions(ctx, age, limit)
 	if err != nil {
 		return false, err
 	}
 	others, err := s.collectOthers(ctx, age, limit)
-	return err == nil && (versions || others), err
+	if err != nil || versions || others {
+		return err == nil, err
+	}
+	return false, s.trimChanges(ctx, limit)
 }
 
 // collectOthers deletes manifests and results of commands.

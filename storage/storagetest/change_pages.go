@@ -17,6 +17,7 @@ var changePageTests = []test{
 	{"ChangesBetweenTimes", changesBetweenTimes},
 	{"ChangesAreTrimmed", changesAreTrimmed},
 	{"TrimmedAtTheirEnd", trimmedAtTheirEnd},
+	{"TrimmedOnceBehindTheRest", trimmedOnceBehindTheRest},
 }
 
 // changeCrowd makes changes of all kinds by two keys, and returns all rows, the newest first.
@@ -217,4 +218,26 @@ func trimmedAtTheirEnd(w *world) {
 	require.Len(w, w.changes(storage.ChangeQuery{Declaration: "d"}), 1)
 	require.Len(w, w.changes(storage.ChangeQuery{Declaration: "e"}), 1)
 	require.Zero(w, w.count(`SELECT COUNT(*) FROM change_fanouts`))
+}
+
+// trimmedOnceBehindTheRest: the log is not counted at each step of what else there is to collect.
+func trimmedOnceBehindTheRest(w *world) {
+	options := w.options()
+	options.KeepChanges = 2
+	w.store = w.open(options)
+	for i := range 6 {
+		w.put(configuration("d", fmt.Sprint(i)))
+		require.NoError(w, w.store.SaveManifest(w.ctx, fmt.Sprint(i), []byte("{}")))
+	}
+	w.clock.Advance(time.Hour)
+	left := func() int { return w.count(`SELECT COUNT(*) FROM changes`) }
+	steps := 0
+	for more := true; more; steps++ {
+		require.Equal(w, 6, left())
+		var err error
+		more, err = w.store.Collect(w.ctx, time.Minute, 2)
+		require.NoError(w, err)
+	}
+	require.Greater(w, steps, 2)
+	require.Equal(w, 2, left())
 }

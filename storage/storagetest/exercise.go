@@ -243,8 +243,10 @@ func Exercise(ctx context.Context, t *testing.T, store storage.Store, clock *Clo
 	require.NoError(t, err)
 	clock.Advance(time.Hour)
 	w.exerciseClock()
-	_, err = store.Collect(ctx, time.Minute, 100)
-	require.NoError(t, err)
+	for more := true; more; {
+		more, err = store.Collect(ctx, time.Minute, 100)
+		require.NoError(t, err)
+	}
 	require.NoError(t, store.Ping(ctx))
 }
 
