@@ -3,6 +3,7 @@ package sqlstore
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"slices"
 
 	"github.com/decree-ddm/decree/ddm"
@@ -94,7 +95,10 @@ func (t *tx) putContent(c content, action storage.Action, options storage.Change
 	if exists && row.contentHash == c.contentHash {
 		return false, nil
 	}
-	serverToken, touches := nextToken(c.contentHash, row.touches, row.serverToken)
+	serverToken, touches, err := t.nextToken(c.Identifier, c.contentHash, row.touches, row.serverToken)
+	if err != nil {
+		return false, err
+	}
 	if err := t.writeDeclaration(c.Declaration, row, exists, serverToken, c.contentHash, touches, options.By); err != nil {
 		return false, err
 	}
@@ -107,14 +111,23 @@ func (t *tx) putContent(c content, action storage.Action, options storage.Change
 }
 
 // nextToken returns the ServerToken of a content that was touched so often, and how often it was. A token that was imported
-// can be one that another Decree has made, and must not be taken for a new one.
-func nextToken(contentHash string, touches int64, current string) (serverToken string, touched int64) {
-	serverToken = ddm.ServerToken(contentHash, touches)
-	if serverToken == current {
-		touches++
+// can be any: it must not be taken for a new one, nor for that of another content.
+func (t *tx) nextToken(
+	identifier, contentHash string, touches int64, current string,
+) (serverToken string, touched int64, err error) {
+	for ; ; touches++ {
 		serverToken = ddm.ServerToken(contentHash, touches)
+		if serverToken == current {
+			continue
+		}
+		version, err := readVersion(t.ctx, t, identifier, serverToken)
+		if errors.Is(err, storage.ErrNotFound) {
+			return serverToken, touches, nil
+		}
+		if err != nil || version.ContentHash() == contentHash {
+			return serverToken, touches, err
+		}
 	}
-	return serverToken, touches
 }
 
 // writeDeclaration makes a declaration what it is to be now, its references aside. The row is what it was until now, if it
@@ -188,7 +201,10 @@ func (s *Store) TouchDeclaration(ctx context.Context, identifier string, options
 		if err != nil {
 			return err
 		}
-		serverToken, touches := nextToken(row.contentHash, row.touches+1, row.serverToken)
+		serverToken, touches, err := t.nextToken(identifier, row.contentHash, row.touches+1, row.serverToken)
+		if err != nil {
+			return err
+		}
 		if err := t.writeDeclaration(
 			declaration, row, true, serverToken, row.contentHash, touches, options.By,
 		); err != nil {

@@ -18,6 +18,7 @@ var importTests = []test{
 	{"ImportTokensOfAnotherDecree", importTokensOfAnotherDecree},
 	{"ImportReferences", importReferences},
 	{"ImportTokenTaken", importTokenTaken},
+	{"ImportedTokensAreNobodyElses", importedTokensAreNobodyElses},
 	{"ImportSetDeclarations", importSetDeclarations},
 	{"ImportEnrollmentSets", importEnrollmentSets},
 	{"ImportDryRun", importDryRun},
@@ -471,4 +472,32 @@ func (w *world) exerciseImport() {
 		{EnrollmentID: "e0010", Set: "s0011"}, {EnrollmentID: "imported", Set: "imported"},
 	}, importing)
 	require.NoError(w, err)
+}
+
+// importedTokensAreNobodyElses: whatever token an import has given, no other content gets that one.
+func importedTokensAreNobodyElses(w *world) {
+	later := configuration("d", "later")
+	tokens := map[string]string{}
+	see := func(text string) {
+		w.Helper()
+		d := w.declaration("d")
+		require.Equal(w, string(configuration("d", text).Payload), string(d.Payload))
+		if payload, seen := tokens[d.ServerToken]; seen {
+			require.Equal(w, payload, string(d.Payload))
+		}
+		tokens[d.ServerToken] = string(d.Payload)
+	}
+	for touches := range int64(2) {
+		text := fmt.Sprint("imported ", touches)
+		w.imported(overwriting, withToken(configuration("d", text), ddm.ServerToken(later.ContentHash(), touches)))
+		see(text)
+	}
+	w.put(configuration("d", "between"))
+	see("between")
+	w.put(later)
+	see("later")
+	w.touch("d")
+	see("later")
+	require.Len(w, tokens, 5)
+	w.requireSound()
 }
