@@ -209,6 +209,15 @@ func rollbackOfWhatWasDeleted(w *world) {
 	}, row)
 	_, err = w.store.DeclarationSummary(w.ctx, "a")
 	require.NoError(w, err)
+
+	// How often it was touched is forgotten with it.
+	w.put(configuration("t", "x"))
+	untouched := w.declaration("t").ServerToken
+	w.touch("t")
+	touched := w.declaration("t").ServerToken
+	require.True(w, w.deleteDeclaration("t"))
+	of("t", touched)
+	require.Equal(w, untouched, w.declaration("t").ServerToken)
 	w.requireSound()
 }
 
