@@ -44,7 +44,12 @@ func Open(ctx context.Context, path string, options sqlstore.Options) (*sqlstore
 	readers := max(4, 2*runtime.GOMAXPROCS(0))
 	read.SetMaxOpenConns(readers)
 	read.SetMaxIdleConns(readers)
-	return sqlstore.New(ctx, sqlstore.Handles{Read: read, Write: write}, dialect, options)
+	probe, err := open(path, url.Values{"_pragma": {"query_only(1)"}})
+	if err != nil {
+		return nil, errors.Join(err, read.Close(), write.Close())
+	}
+	probe.SetMaxOpenConns(2)
+	return sqlstore.New(ctx, sqlstore.Handles{Read: read, Write: write, Probe: probe}, dialect, options)
 }
 
 // create makes the file if there is none. SQLite would let everybody read it whom the umask lets, and gives its companions
