@@ -86,6 +86,12 @@ func (v visit) leave(err error) error {
 	return err
 }
 
+// during does the operation and leaves, after a panic too: the server goes on after one.
+func (v visit) during(do func() error) (err error) {
+	defer func() { err = v.leave(err) }()
+	return do()
+}
+
 // explain makes of a driver's error one that says what is wrong, if it is the database's fault and not the caller's.
 func (g *guard) explain(ctx context.Context, err error) error {
 	var known *storage.NotReadyError

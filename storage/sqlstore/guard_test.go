@@ -132,3 +132,15 @@ func TestUnwritable(t *testing.T) {
 	require.True(t, g.failed(errFull))
 	require.Equal(t, "full", g.unwritable.Load().Reason)
 }
+
+// TestPanicLeaves: the server goes on after a panic, so that what it held must be free again.
+func TestPanicLeaves(t *testing.T) {
+	t.Parallel()
+	g := newGuard(0, 1)
+	for range 2 {
+		v, err := g.enter(t.Context(), foreground)
+		require.NoError(t, err)
+		require.Panics(t, func() { _ = v.during(func() error { panic("a defect") }) })
+	}
+	require.Zero(t, g.inside.Load())
+}

@@ -39,7 +39,7 @@ func (s *Store) inTx(ctx context.Context, u urgency, operation string, fn func(*
 	if err != nil {
 		return fmt.Errorf("%s: %w", operation, err)
 	}
-	return v.leave(s.transact(v.ctx, u, operation, fn))
+	return v.during(func() error { return s.transact(v.ctx, u, operation, fn) })
 }
 
 // transact is inTx for those who have entered.
@@ -199,7 +199,7 @@ func queryRows(ctx context.Context, q queryer, scan func(*sql.Rows) error, query
 		if err != nil {
 			return err
 		}
-		return v.leave(readRows(v.ctx, q, scan, query, args...))
+		return v.during(func() error { return readRows(v.ctx, q, scan, query, args...) })
 	}
 	return readRows(ctx, q, scan, query, args...)
 }
