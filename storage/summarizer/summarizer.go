@@ -6,11 +6,14 @@ package summarizer
 import (
 	"cmp"
 	"context"
+	"errors"
 	"log/slog"
 	"maps"
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/decree-ddm/decree/storage"
 )
 
 // Summaries is what the summarizer needs of storage; see storage.Summaries.
@@ -162,6 +165,10 @@ func (s *Summarizer) count(ctx context.Context) {
 		case err != nil:
 			s.failed(ctx, "counting a declaration", err, "declaration", identifier)
 			s.due[identifier] = time.Now().Add(retry)
+			var notReady *storage.NotReadyError
+			if errors.As(err, &notReady) {
+				return // nor would the others be counted, and each would say so
+			}
 		case early > 0:
 			s.due[identifier] = time.Now().Add(early)
 		}

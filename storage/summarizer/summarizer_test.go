@@ -3,6 +3,7 @@ package summarizer
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"slices"
@@ -13,6 +14,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+
+	"github.com/decree-ddm/decree/storage"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -25,6 +28,9 @@ type summaries struct {
 	counted map[string][]time.Time
 	// fails are the declarations whose counting fails.
 	fails map[string]bool
+	// away says that the database is, and asked counts the countings that were begun then.
+	away  bool
+	asked int
 	pages int
 	// together are declarations that are counted with each other.
 	together []string
@@ -80,7 +86,14 @@ func (s *summaries) CountDeclaration(
 	times := s.counted[identifier]
 	fails := s.fails[identifier]
 	began := time.Now()
+	away := s.away
+	if away {
+		s.asked++
+	}
 	s.mu.Unlock()
+	if away {
+		return nil, 0, fmt.Errorf("counting: %w", &storage.NotReadyError{Reason: "it is away"})
+	}
 	if since := began.Sub(times[len(times)-1]); since < interval {
 		return nil, interval - since, nil
 	}
@@ -211,6 +224,28 @@ func TestOneThatCannotBeCounted(t *testing.T) {
 		s.mu.Unlock()
 		time.Sleep(retry + 2*poll)
 		require.Equal(t, 1, s.times("a"))
+	})
+}
+
+// TestDatabaseThatIsAway: each that cannot be counted is a line in the log.
+func TestDatabaseThatIsAway(t *testing.T) {
+	var identifiers []string
+	for i := range 100 {
+		identifiers = append(identifiers, fmt.Sprint("d", i))
+	}
+	s := newSummaries(identifiers...)
+	s.away = true
+	run(t, s, func() {
+		time.Sleep(10 * poll)
+		s.mu.Lock()
+		require.Positive(t, s.asked)
+		require.LessOrEqual(t, s.asked, 11, "one a second")
+		s.away = false
+		s.mu.Unlock()
+		time.Sleep(retry + 10*poll)
+		for _, identifier := range identifiers {
+			require.Positive(t, s.times(identifier), identifier)
+		}
 	})
 }
 
