@@ -96,7 +96,7 @@ var pastColumns = []string{
 	"command_acknowledged_at", "pushed_at", "asked_at", "fetched_at", "synced_at", "sync_changed_at",
 }
 
-// putBack puts the times of a page of fan-outs or of enrollments back.
+// putBack puts the times of a page of fan-outs, of numbers of declarations, or of enrollments back.
 func (t *tx) putBack(row clockRow) (more bool, err error) {
 	sets, err := t.strings(`SELECT set_name FROM fanouts WHERE due_at > `+t.later(t.store.options.NotifyDelay.Microseconds())+`
 		ORDER BY due_at LIMIT ?`, clockPage)
@@ -108,12 +108,24 @@ func (t *tx) putBack(row clockRow) (more bool, err error) {
 		_, err = t.exec(`UPDATE fanouts SET due_at = `+t.now+` WHERE set_name IN `+list(len(sets)), args(nil, sets)...)
 		return true, err
 	}
+	counted, err := t.strings(`SELECT identifier FROM declaration_summaries WHERE counted_at > `+
+		t.later(clockSlack.Microseconds())+` ORDER BY counted_at LIMIT ?`, clockPage)
+	if err != nil {
+		return false, err
+	}
+	if len(counted) > 0 {
+		slices.Sort(counted)
+		_, err = t.exec(`UPDATE declaration_summaries SET counted_at = `+t.now+` WHERE identifier IN `+list(len(counted)),
+			args(nil, counted)...)
+		return true, err
+	}
 	ids, err := t.strings(`SELECT id FROM enrollments WHERE id > ? ORDER BY id LIMIT ?`, row.position, clockPage)
 	if err != nil {
 		return false, err
 	}
 	if len(ids) > 0 {
-		set, ahead := aheadOf(t.now, t.later(longestLease.Microseconds()), row.behind.Int64)
+		set, ahead := aheadOf(t.now, t.later(clockSlack.Microseconds()), t.later(longestLease.Microseconds()),
+			row.behind.Int64)
 		if _, err := t.exec(`UPDATE enrollments SET `+set+` WHERE id IN `+list(len(ids))+` AND (`+ahead+`)`,
 			args(nil, ids)...); err != nil {
 			return false, err
@@ -129,18 +141,21 @@ func (t *tx) putBack(row clockRow) (more bool, err error) {
 
 // aheadOf returns the assignments that put times back by so many microseconds, and the condition for rows that have any to
 // put back. What is due then is due now, and what has happened has not happened later than now.
-func aheadOf(now, leased string, behind int64) (set, ahead string) {
+//
+// What happens while this waits for a row has its time from after it began, and servers of a cluster have clocks of their own:
+// what is after now by little is right, and would be put back to before it happened.
+func aheadOf(now, recent, leased string, behind int64) (set, ahead string) {
 	set = `lease_until = CASE WHEN lease_until > ` + leased + ` THEN ` + now + ` ELSE lease_until END`
 	ahead = `lease_until > ` + leased
-	add := func(column, far, near string) {
-		set += fmt.Sprintf(`, %[1]s = CASE WHEN %[1]s > %[2]s + %[3]d THEN %[4]s WHEN %[1]s > %[2]s THEN %[5]s ELSE %[1]s END`,
-			column, now, behind, far, near)
-		ahead += ` OR ` + column + ` > ` + now
+	add := func(column, latest, far, near string) {
+		set += fmt.Sprintf(`, %[1]s = CASE WHEN %[1]s > %[2]s + %[3]d THEN %[5]s WHEN %[1]s > %[4]s THEN %[6]s ELSE %[1]s END`,
+			column, now, behind, latest, far, near)
+		ahead += ` OR ` + column + ` > ` + latest
 	}
 	back := ` - ` + strconv.FormatInt(behind, 10)
-	add("notify_at", "notify_at"+back, now)
+	add("notify_at", now, "notify_at"+back, now)
 	for _, column := range pastColumns {
-		add(column, now, column+back)
+		add(column, recent, now, column+back)
 	}
 	return set, ahead
 }

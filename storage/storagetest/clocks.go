@@ -1,6 +1,7 @@
 package storagetest
 
 import (
+	"context"
 	"fmt"
 	"time"
 
@@ -15,6 +16,8 @@ var clockTests = []test{
 	{"ClockSetBack", clockSetBack},
 	{"ClockSetBackAmongMany", clockSetBackAmongMany},
 	{"ClockSetBackTwice", clockSetBackTwice},
+	{"ClockSetBackAfterCounting", clockSetBackAfterCounting},
+	{"ClockSetBackWhileDevicesReport", clockSetBackWhileDevicesReport},
 	{"ClockSetBackBeforeReenrolling", clockSetBackBeforeReenrolling},
 	{"ClockSetForward", clockSetForward},
 	{"ClockOfNoTime", clockOfNoTime},
@@ -174,6 +177,45 @@ func clockSetBackTwice(w *world) {
 	require.Equal(w, day, w.keepClock())
 	require.Equal(w, []string{"e"}, w.claim(lease))
 	require.False(w, w.enrollment("e").CreatedAt.After(w.clock.Now()))
+}
+
+// clockSetBackAfterCounting checks that numbers which were counted while the clock was ahead get old as others do.
+func clockSetBackAfterCounting(w *world) {
+	w.fill("s", "d")
+	w.keepClock()
+	w.clock.Advance(day)
+	w.keepClock()
+	counted, _, err := w.store.CountDeclaration(w.ctx, "d", nil, 0, func(context.Context) error { return nil })
+	require.NoError(w, err)
+	require.Equal(w, []string{"d"}, counted)
+	w.clock.Advance(-day)
+	w.keepClock()
+	w.clock.Advance(2 * time.Hour)
+	stale, err := w.store.StaleSummaries(w.ctx, time.Hour, 10)
+	require.NoError(w, err)
+	require.Equal(w, []string{"d"}, stale)
+}
+
+// clockSetBackWhileDevicesReport checks that what happens while times are put back keeps its own, which can be a little after
+// what the one who puts them back takes for now.
+func clockSetBackWhileDevicesReport(w *world) {
+	w.assign("e", "s")
+	w.settle()
+	w.keepClock()
+	w.clock.Advance(day)
+	w.keepClock()
+	w.clock.Advance(-day)
+	_, more, err := w.store.KeepClock(w.ctx)
+	require.NoError(w, err)
+	require.True(w, more)
+	w.clock.Advance(time.Second)
+	e := w.enrollment("e")
+	w.update(storage.DeviceUpdate{ID: "e", Epoch: e.Epoch, NotifySeq: e.NotifySeq})
+	seen := w.enrollment("e").LastSeen
+	require.Equal(w, w.clock.Now(), seen)
+	w.clock.Advance(-time.Second)
+	require.Zero(w, w.keepClock())
+	require.Equal(w, seen, w.enrollment("e").LastSeen)
 }
 
 // clockSetBackBeforeReenrolling checks that what was received while the clock was ahead is void when its device enrolls
