@@ -5,6 +5,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"sync"
@@ -178,6 +179,12 @@ func (s *Store) storeApart(job *reportJob) {
 func (s *Store) putReports(jobs []*reportJob, pass bool) (passed []*reportJob, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
 	defer cancel()
+	// This is no goroutine of a request's: a panic would end the server, and again when the device comes again.
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("storing reports: panic: %v\n%s", p, debug.Stack())
+		}
+	}()
 	// Rows are locked in the order of their ids.
 	jobs = slices.SortedFunc(slices.Values(jobs), func(a, b *reportJob) int {
 		return cmp.Compare(a.enrollmentID(), b.enrollmentID())

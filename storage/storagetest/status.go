@@ -15,6 +15,7 @@ import (
 )
 
 var statusTests = []test{
+	{"PanicWhileStoringAReport", panicWhileStoringAReport},
 	{"StatusReports", statusReports},
 	{"StatusReportsAreExact", statusReportsAreExact},
 	{"StatusOfAnEarlierEnrollment", statusOfAnEarlierEnrollment},
@@ -404,4 +405,28 @@ func statusInParallel(w *world) {
 	}
 	require.Equal(w, wanted, w.values("e"), "no report is lost, and the newest was folded last")
 	require.LessOrEqual(w, w.count(`SELECT COUNT(*) FROM status_reports`), 10+7, "a few more than are shown")
+}
+
+// panicWhileStoringAReport checks that a defect which some reports meet ends nothing, and fails those only.
+func panicWhileStoringAReport(w *world) {
+	statuses, errs := make([]storage.ReceivedStatus, 20), make([]error, 20)
+	defect := func(i int) bool { return i%10 == 0 }
+	var reports sync.WaitGroup
+	for i := range statuses {
+		statuses[i] = w.received(fmt.Sprint("e", i), `{}`)
+		if defect(i) {
+			statuses[i].Report = nil // what was never read stands for the defect
+		}
+	}
+	for i, status := range statuses {
+		reports.Go(func() { errs[i] = w.store.PutStatus(w.ctx, status) })
+	}
+	reports.Wait()
+	for i, err := range errs {
+		if defect(i) {
+			require.ErrorContains(w, err, "panic")
+		} else {
+			require.NoError(w, err)
+		}
+	}
 }
