@@ -27,7 +27,17 @@ var migrations embed.FS
 // Open connects to the database that a DSN names, in the form of github.com/go-sql-driver/mysql, and brings its schema
 // up to date. Settings that Decree relies on are forced, whatever the DSN says.
 func Open(ctx context.Context, name string, options sqlstore.Options) (*sqlstore.Store, error) {
-	connector, err := newConnector(name)
+	patient, err := newConnector(name, 0)
+	if err != nil {
+		return nil, fmt.Errorf("reading the DSN: %w", err)
+	}
+	migrating := sql.OpenDB(patient)
+	if err := errors.Join(migrate(ctx, migrating), migrating.Close()); err != nil {
+		return nil, err
+	}
+	// A COMMIT waits for its answer whatever the context says. From a server that is gone without a word there is none, and
+	// the system gives a connection up after a quarter of an hour.
+	connector, err := newConnector(name, options.LongestOperation()+options.Timeout)
 	if err != nil {
 		return nil, fmt.Errorf("reading the DSN: %w", err)
 	}
@@ -35,9 +45,6 @@ func Open(ctx context.Context, name string, options sqlstore.Options) (*sqlstore
 	db.SetMaxOpenConns(32)
 	db.SetMaxIdleConns(32)
 	db.SetConnMaxIdleTime(5 * time.Minute)
-	if err := migrate(ctx, db); err != nil {
-		return nil, errors.Join(err, db.Close())
-	}
 	probe := sql.OpenDB(connector)
 	probe.SetMaxOpenConns(2)
 	return sqlstore.New(ctx, sqlstore.Handles{Read: db, Write: db, Probe: probe}, dialect, options)
@@ -45,7 +52,7 @@ func Open(ctx context.Context, name string, options sqlstore.Options) (*sqlstore
 
 // OpenExisting connects as Open does, and migrates nothing: a database with another schema than this program's is refused.
 func OpenExisting(ctx context.Context, name string, options sqlstore.Options) (*sqlstore.Store, error) {
-	connector, err := newConnector(name)
+	connector, err := newConnector(name, 0)
 	if err != nil {
 		return nil, fmt.Errorf("reading the DSN: %w", err)
 	}
@@ -56,13 +63,19 @@ func OpenExisting(ctx context.Context, name string, options sqlstore.Options) (*
 	return sqlstore.New(ctx, sqlstore.Handles{Read: db, Write: db, ReadOnly: true}, dialect, options)
 }
 
-// newConnector returns what makes connections with the settings that Decree relies on.
-func newConnector(name string) (driver.Connector, error) {
+// newConnector returns what makes connections with the settings that Decree relies on. One on which the server is silent for
+// longer than silence, while it is to answer, is given up; 0: whatever the DSN says.
+func newConnector(name string, silence time.Duration) (driver.Connector, error) {
 	config, err := dsn.Parse(name)
 	if err != nil {
 		return nil, err
 	}
 	force(config)
+	for _, limit := range []*time.Duration{&config.ReadTimeout, &config.WriteTimeout} {
+		if silence > 0 && (*limit == 0 || *limit > silence) {
+			*limit = silence
+		}
+	}
 	base, err := mysql.NewConnector(config)
 	if err != nil {
 		return nil, err

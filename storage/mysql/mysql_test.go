@@ -36,7 +36,7 @@ func newDatabase(t *testing.T) storagetest.Database {
 // handle returns a handle of the test's own, with the settings of the stores'.
 func handle(t testing.TB, dsn string) *sql.DB {
 	t.Helper()
-	connector, err := newConnector(dsn)
+	connector, err := newConnector(dsn, 0)
 	require.NoError(t, err)
 	db := sql.OpenDB(connector)
 	t.Cleanup(func() { require.NoError(t, db.Close()) })

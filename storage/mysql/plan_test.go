@@ -36,7 +36,7 @@ func TestPlans(t *testing.T) {
 	db := handle(t, dsn)
 	require.NoError(t, migrate(ctx, db))
 	storagetest.Populate(t, db)
-	connector, err := newConnector(dsn)
+	connector, err := newConnector(dsn, 0)
 	require.NoError(t, err)
 	recorder := &storagetest.Recorder{Connector: connector}
 	recorded := sql.OpenDB(recorder)
@@ -160,7 +160,7 @@ func BenchmarkFleetPlans(b *testing.B) {
 	db := handle(b, dsn)
 	require.NoError(b, migrate(ctx, db))
 	storagetest.Populate(b, db)
-	connector, err := newConnector(dsn)
+	connector, err := newConnector(dsn, 0)
 	require.NoError(b, err)
 	recorder := &storagetest.Recorder{Connector: connector}
 	recorded := sql.OpenDB(recorder)

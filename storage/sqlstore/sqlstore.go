@@ -45,6 +45,9 @@ type Options struct {
 	Logger *slog.Logger
 }
 
+// LongestOperation is how long an operation may take that nobody waits for, or 0 where Timeout bounds none.
+func (o Options) LongestOperation() time.Duration { return backgroundPatience * o.Timeout }
+
 func (o Options) withDefaults() Options {
 	if o.NotifyDelay == 0 {
 		o.NotifyDelay = 500 * time.Millisecond
