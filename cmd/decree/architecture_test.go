@@ -24,7 +24,7 @@ var mayImport = map[string][]string{
 	"storage/mysql/mysqltest":      {},
 	"storage/storagetest":          {"ddm", "storage", "storage/sqlstore"},
 	"storage/compositor":           {"ddm", "storage"},
-	"storage/summarizer":           {},
+	"storage/summarizer":           {"storage"},
 	"storage/checker":              {"ddm", "storage"},
 	"storage/census":               {"storage"},
 	"storage/watcher":              {"storage"},
