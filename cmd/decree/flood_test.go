@@ -294,7 +294,7 @@ func TestLargeBodiesAtOnce(t *testing.T) {
 	require.Positive(t, taken.Load())
 	require.Less(t, slowest, 15*time.Second)
 	if memory := p.memory(); memory != 0 {
-		require.Less(t, memory, 700<<20)
+		require.Less(t, memory, 1200<<20) // all bodies would be 2000 MiB, and what is made of them more
 	}
 	numbers := s.scrape().values
 	require.Zero(t, numbers["decree_http_body_bytes"])
