@@ -182,7 +182,7 @@ func putInto(ctx context.Context, store storage.Store, set, identifier string) e
 func requireWhole(t *testing.T, path string, acknowledged []string) {
 	t.Helper()
 	ctx := t.Context()
-	db, err := open(path, url.Values{})
+	db, err := open(path, readerPatience, url.Values{})
 	require.NoError(t, err)
 	var verdict string
 	require.NoError(t, db.QueryRowContext(ctx, `PRAGMA integrity_check`).Scan(&verdict))

@@ -43,7 +43,7 @@ func TestPlans(t *testing.T) {
 	require.NoError(t, err)
 
 	recorder := &storagetest.Recorder{Connector: nameConnector{
-		dataSourceName(path, url.Values{"_txlock": {"immediate"}}), db.Driver(),
+		dataSourceName(path, writerPatience, url.Values{"_txlock": {"immediate"}}), db.Driver(),
 	}}
 	recorded := sql.OpenDB(recorder)
 	clock := storagetest.NewClock()
@@ -95,7 +95,7 @@ func BenchmarkFleetPlans(b *testing.B) {
 	_, err := db.ExecContext(ctx, `ANALYZE`)
 	require.NoError(b, err)
 	recorder := &storagetest.Recorder{Connector: nameConnector{
-		dataSourceName(path, url.Values{"_txlock": {"immediate"}}), db.Driver(),
+		dataSourceName(path, writerPatience, url.Values{"_txlock": {"immediate"}}), db.Driver(),
 	}}
 	recorded := sql.OpenDB(recorder)
 	clock := storagetest.NewClock()

@@ -29,7 +29,7 @@ func Open(ctx context.Context, path string, options sqlstore.Options) (*sqlstore
 	if err := create(path); err != nil {
 		return nil, fmt.Errorf("opening %s: %w", path, err)
 	}
-	write, err := open(path, url.Values{"_txlock": {"immediate"}})
+	write, err := open(path, writerPatience, url.Values{"_txlock": {"immediate"}})
 	if err != nil {
 		return nil, err
 	}
@@ -37,14 +37,14 @@ func Open(ctx context.Context, path string, options sqlstore.Options) (*sqlstore
 	if err := migrate(ctx, write); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening %s: %w", path, err), write.Close())
 	}
-	read, err := open(path, url.Values{"_pragma": {"query_only(1)"}})
+	read, err := open(path, readerPatience, url.Values{"_pragma": {"query_only(1)"}})
 	if err != nil {
 		return nil, errors.Join(err, write.Close())
 	}
 	readers := max(4, 2*runtime.GOMAXPROCS(0))
 	read.SetMaxOpenConns(readers)
 	read.SetMaxIdleConns(readers)
-	probe, err := open(path, url.Values{"_pragma": {"query_only(1)"}})
+	probe, err := open(path, readerPatience, url.Values{"_pragma": {"query_only(1)"}})
 	if err != nil {
 		return nil, errors.Join(err, read.Close(), write.Close())
 	}
@@ -65,18 +65,21 @@ func create(path string) error {
 	return file.Close()
 }
 
-// busyTimeout is for how many milliseconds another process is waited for at a time. A transaction that waits cannot be
-// cancelled, so it tries again instead.
-const busyTimeout = 2000
+// For so long another process is waited for at a time. A transaction that waits to write cannot be cancelled, and others
+// wait for their turn behind it, so it tries again instead. Who reads waits only while the file is recovered after a kill.
+const (
+	writerPatience = 2 * time.Second
+	readerPatience = 10 * time.Second
+)
 
 // open returns a handle whose connections have the settings that Decree relies on.
-func open(path string, settings url.Values) (*sql.DB, error) {
-	return sql.Open("sqlite", dataSourceName(path, settings))
+func open(path string, patience time.Duration, settings url.Values) (*sql.DB, error) {
+	return sql.Open("sqlite", dataSourceName(path, patience, settings))
 }
 
-func dataSourceName(path string, settings url.Values) string {
+func dataSourceName(path string, patience time.Duration, settings url.Values) string {
 	for _, pragma := range []string{
-		fmt.Sprintf("busy_timeout(%d)", busyTimeout),
+		fmt.Sprintf("busy_timeout(%d)", patience.Milliseconds()),
 		"journal_mode(WAL)",
 		"synchronous(FULL)",
 		"cache_size(-8000)", // KiB for each connection

@@ -31,7 +31,7 @@ func newDatabase(t *testing.T) storagetest.Database {
 // handle returns a handle of the test's own, whose transactions hold the whole database.
 func handle(t testing.TB, path string) *sql.DB {
 	t.Helper()
-	db, err := open(path, url.Values{"_txlock": {"immediate"}})
+	db, err := open(path, writerPatience, url.Values{"_txlock": {"immediate"}})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, db.Close()) })
 	return db

@@ -20,7 +20,7 @@ func TestTrouble(t *testing.T) {
 		db := handle(t, path)
 		_, err := db.ExecContext(t.Context(), `CREATE TABLE t (x)`)
 		require.NoError(t, err)
-		other, err := open(path, settings)
+		other, err := open(path, writerPatience, settings)
 		require.NoError(t, err)
 		t.Cleanup(func() { require.NoError(t, other.Close()) })
 		return other
