@@ -138,7 +138,15 @@ func (s *Server) end(signal syscall.Signal) {
 }
 
 // Pause has the server hang, until Continue: its connections stay, and nothing answers.
-func (s *Server) Pause() { s.signal(syscall.SIGSTOP) }
+func (s *Server) Pause() {
+	s.tb.Helper()
+	s.signal(syscall.SIGSTOP)
+	// The signal is only on its way: the server may answer until it has stopped.
+	var status syscall.WaitStatus
+	if _, err := syscall.Wait4(s.command.Process.Pid, &status, syscall.WUNTRACED, nil); err != nil || !status.Stopped() {
+		s.tb.Fatalf("the server did not stop: %v, status %x", err, status)
+	}
+}
 
 // Continue ends a Pause.
 func (s *Server) Continue() { s.signal(syscall.SIGCONT) }
