@@ -1,6 +1,7 @@
 package mysql
 
 import (
+	"context"
 	"io"
 	"net"
 	"sync"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"github.com/go-sql-driver/mysql"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/decree-ddm/decree/storage"
@@ -106,4 +108,42 @@ func TestReady(t *testing.T) {
 	begin := time.Now()
 	notReady("cannot be reached")
 	require.Less(t, time.Since(begin), 10*time.Second)
+}
+
+// TestManyAskAtOnce checks that they share one question: whoever may ask /readyz would otherwise take the connections by
+// which the server finds out that the database is there.
+func TestManyAskAtOnce(t *testing.T) {
+	t.Parallel()
+	name := mysqltest.DSN(t)
+	store, err := Open(t.Context(), name, sqlstore.Options{})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, store.Close()) }()
+	db := handle(t, name)
+	locked, err := db.Conn(t.Context())
+	require.NoError(t, err)
+	_, err = locked.ExecContext(t.Context(), `LOCK TABLES goose_db_version WRITE`)
+	require.NoError(t, err)
+
+	ctx, cancel := context.WithCancel(t.Context())
+	var asking sync.WaitGroup
+	for range 50 {
+		asking.Go(func() {
+			var notReady *storage.NotReadyError
+			assert.ErrorAs(t, store.Ready(ctx), &notReady)
+		})
+	}
+	waiting := func() (n int) {
+		require.NoError(t, db.QueryRowContext(t.Context(), `SELECT COUNT(*) FROM information_schema.processlist
+			WHERE db = DATABASE() AND state LIKE 'Waiting for table metadata lock%'`).Scan(&n))
+		return n
+	}
+	require.Eventually(t, func() bool { return waiting() > 0 }, 3*time.Second, time.Millisecond)
+	for range 20 {
+		require.Equal(t, 1, waiting())
+	}
+	cancel()
+	asking.Wait()
+	_, err = locked.ExecContext(t.Context(), `UNLOCK TABLES`)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return store.Ready(t.Context()) == nil }, 3*time.Second, time.Millisecond)
 }

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/decree-ddm/decree/storage"
 )
@@ -19,7 +20,7 @@ func (s *Store) Ready(ctx context.Context) error {
 	if away := s.guard.away.Load(); away != nil {
 		return away
 	}
-	if err := s.answers(ctx); err != nil {
+	if err := s.answersAll(ctx); err != nil {
 		return err
 	}
 	if unwritable := s.guard.unwritable.Load(); unwritable != nil {
@@ -62,10 +63,32 @@ func (s *Store) Look(ctx context.Context) error {
 	return err
 }
 
+// readyTimeout bounds how long one question of Ready waits for the database, whoever waits for its answer.
+const readyTimeout = 5 * time.Second
+
+// answersAll is answers for any number of callers at once, who share one question: so many of them take no connection that
+// Look needs.
+func (s *Store) answersAll(ctx context.Context) error {
+	shared := s.asking.DoChan("", func() (any, error) {
+		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), readyTimeout)
+		defer cancel()
+		return nil, s.answers(bounded)
+	})
+	select {
+	case <-ctx.Done():
+		return &storage.NotReadyError{Reason: unreachable, Err: ctx.Err()}
+	case answer := <-shared:
+		return answer.Err
+	}
+}
+
+// unreachable is said of a database that does not answer.
+const unreachable = "the database cannot be reached"
+
 // answers reports whether the database answers and has the schema that this server works with.
 func (s *Store) answers(ctx context.Context) error {
 	if err := s.probe.PingContext(ctx); err != nil {
-		return &storage.NotReadyError{Reason: "the database cannot be reached", Err: err}
+		return &storage.NotReadyError{Reason: unreachable, Err: err}
 	}
 	// What is read must come from the database's files: it can lose them and still answer a ping.
 	var version sql.NullInt64

@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/singleflight"
+
 	"github.com/decree-ddm/decree/storage"
 )
 
@@ -90,7 +92,8 @@ type Store struct {
 	write   *sql.DB // the same as read's where any number of connections may write
 	probe   *sql.DB // for asking whether the database works
 	guard   *guard
-	misses  int // how often in a row Look has got no answer
+	misses  int                // how often in a row Look has got no answer
+	asking  singleflight.Group // of those who ask whether the database works
 	dialect *Dialect
 	options Options
 	turns   turns
