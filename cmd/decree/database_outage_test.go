@@ -104,7 +104,7 @@ func TestDatabaseOutage(t *testing.T) {
 // answer, and that they take a bounded memory and end.
 func TestFloodWhileTheDatabaseHangs(t *testing.T) {
 	t.Parallel()
-	flood := connections(t, 3000)
+	flood := openable(t, 3000)
 	if flood < 2500 {
 		t.Skip("too few files may be open")
 	}
@@ -192,6 +192,7 @@ func TestHeldRow(t *testing.T) {
 	s.eventually(func() bool { return heldUp.refused() > 20 }, "those to be refused who need it")
 	l.end()
 	require.Less(t, l.slowestAnswer(), longestWait/2)
+	require.Greater(t, l.answers(http.StatusNoContent), 100, "others write meanwhile")
 	t.Logf("others: %v; those who need it: %v", l, heldUp.traffic)
 	require.Positive(t, heldUp.reason("somebody else holds for too long what is to be changed"))
 	require.Less(t, heldUp.slowestAnswer(), longestWait)

@@ -12,6 +12,7 @@ import (
 	"io"
 	"io/fs"
 	"net"
+	"strconv"
 	"time"
 
 	"github.com/go-sql-driver/mysql"
@@ -45,8 +46,10 @@ func Open(ctx context.Context, name string, options sqlstore.Options) (*sqlstore
 	db.SetMaxOpenConns(32)
 	db.SetMaxIdleConns(32)
 	db.SetConnMaxIdleTime(5 * time.Minute)
+	db.SetConnMaxLifetime(connLifetime)
 	probe := sql.OpenDB(connector)
 	probe.SetMaxOpenConns(2)
+	probe.SetConnMaxLifetime(connLifetime)
 	return sqlstore.New(ctx, sqlstore.Handles{Read: db, Write: db, Probe: probe}, dialect, options)
 }
 
@@ -62,6 +65,10 @@ func OpenExisting(ctx context.Context, name string, options sqlstore.Options) (*
 	}
 	return sqlstore.New(ctx, sqlstore.Handles{Read: db, Write: db, ReadOnly: true}, dialect, options)
 }
+
+// connLifetime is after how long a connection is made anew, so that a name or a proxy that has come to mean another server
+// leads there.
+const connLifetime = 5 * time.Minute
 
 // newConnector returns what makes connections with the settings that Decree relies on. One on which the server is silent for
 // longer than silence, while it is to answer, is given up; 0: whatever the DSN says.
@@ -101,7 +108,17 @@ func force(config *mysql.Config) {
 	config.Params["sql_mode"] = `'STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION'`
 	config.Params["time_zone"] = `'+00:00'`
 	// Whoever waits for longer tries again, and lets others have the connection meanwhile.
-	config.Params["innodb_lock_wait_timeout"] = `2`
+	config.Params["innodb_lock_wait_timeout"] = strconv.Itoa(usualLockWait)
+}
+
+// usualLockWait is for how many seconds a lock is waited for, and patientLockWait by those who have waited in vain.
+const (
+	usualLockWait   = 2
+	patientLockWait = 5
+)
+
+func setLockWait(seconds int) string {
+	return `SET SESSION innodb_lock_wait_timeout = ` + strconv.Itoa(seconds)
 }
 
 // connectTimeout bounds how long it may take to connect, and then to be let in: a server that hangs takes connections, for
@@ -181,6 +198,8 @@ var dialect = &sqlstore.Dialect{
 	Inserted: func(column string) string { return `VALUES(` + column + `)` },
 	Trouble:  trouble,
 	Again:    lost,
+	Patient:  setLockWait(patientLockWait),
+	Usual:    setLockWait(usualLockWait),
 }
 
 // trouble explains what a server says, or that it is not there.
@@ -197,12 +216,15 @@ func trouble(err error) sqlstore.Trouble {
 	return sqlstore.Trouble{}
 }
 
+const heldForTooLong = "somebody else holds for too long what is to be changed"
+
 // troubleOf explains the errors of a server that are about the server, or about who asks it, and not about what it is asked.
 func troubleOf(number uint16) sqlstore.Trouble {
 	switch number {
-	case 1205, // ER_LOCK_WAIT_TIMEOUT
-		1213: // ER_LOCK_DEADLOCK
-		return sqlstore.Trouble{Reason: "somebody else holds for too long what is to be changed"}
+	case 1205: // ER_LOCK_WAIT_TIMEOUT
+		return sqlstore.Trouble{Reason: heldForTooLong, Held: true}
+	case 1213: // ER_LOCK_DEADLOCK
+		return sqlstore.Trouble{Reason: heldForTooLong}
 	case 1969, 3024: // a limit for statements that the server has
 		return sqlstore.Trouble{Reason: "the database takes too long to answer"}
 	case 1040, // ER_CON_COUNT_ERROR

@@ -46,8 +46,9 @@ func (s *Store) inTx(ctx context.Context, u urgency, operation string, fn func(*
 func (s *Store) transact(ctx context.Context, u urgency, operation string, fn func(*tx) error) error {
 	backoff := firstBackoff
 	var lost error // by the last try that was lost against others
+	patient := false
 	for try := 1; ; try++ {
-		err := s.tryTx(ctx, u, fn)
+		err := s.tryTx(ctx, u, patient, fn)
 		if err == nil {
 			return nil
 		}
@@ -65,6 +66,7 @@ func (s *Store) transact(ctx context.Context, u urgency, operation string, fn fu
 			return fmt.Errorf("%s: %w", operation, err)
 		}
 		lost = err
+		patient = patient || s.dialect.Trouble(err).Held
 		s.counters.retries.Add(1)
 		s.options.Logger.DebugContext(ctx, "transaction tried again", "operation", operation, "try", try, "error", err)
 		timer := time.NewTimer(time.Duration(rand.Int64N(int64(backoff))) + backoff/2) // #nosec G404 -- a pause is no secret
@@ -78,7 +80,7 @@ func (s *Store) transact(ctx context.Context, u urgency, operation string, fn fu
 	}
 }
 
-func (s *Store) tryTx(ctx context.Context, u urgency, fn func(*tx) error) (err error) {
+func (s *Store) tryTx(ctx context.Context, u urgency, patient bool, fn func(*tx) error) (err error) {
 	if s.dialect.OneWriter {
 		if err := s.turns.take(ctx, u); err != nil {
 			return err
@@ -94,6 +96,12 @@ func (s *Store) tryTx(ctx context.Context, u urgency, fn func(*tx) error) (err e
 				return err
 			}
 			defer func() { <-s.inBackground }()
+		}
+		if patient {
+			if err := take(ctx, s.patient); err != nil {
+				return err
+			}
+			defer func() { <-s.patient }()
 		}
 		if err := take(ctx, s.writing); err != nil {
 			return err
@@ -115,7 +123,19 @@ func (s *Store) tryTx(ctx context.Context, u urgency, fn func(*tx) error) (err e
 		}
 	}()
 	t := &tx{ctx: ctx, raw: raw, store: s, dialect: s.dialect, now: s.now()}
-	if err := fn(t); err != nil {
+	if patient && s.dialect.Patient != "" {
+		if _, err := t.exec(s.dialect.Patient); err != nil {
+			return err
+		}
+		err = fn(t)
+		// A connection that cannot be set back is of no use to the transaction either.
+		if _, usualErr := t.exec(s.dialect.Usual); usualErr != nil {
+			return errors.Join(err, usualErr)
+		}
+	} else {
+		err = fn(t)
+	}
+	if err != nil {
 		return err
 	}
 	committed = true
