@@ -168,7 +168,12 @@ func (m *Mux) log(
 	default:
 		text = err.Error()
 		var panicked *panicError
-		if answer.status() >= 500 || errors.As(err, &panicked) {
+		switch {
+		case errors.As(err, &panicked):
+			level = slog.LevelError
+		case answer.status() == http.StatusServiceUnavailable:
+			level = slog.LevelWarn // what is in the way is logged where it is found
+		case answer.status() >= 500:
 			level = slog.LevelError
 		}
 	}
