@@ -1,12 +1,16 @@
 package main
 
 import (
+	"cmp"
+	"crypto/tls"
 	"errors"
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -14,6 +18,7 @@ import (
 // have them be reset, with the requests that are on them.
 type listener struct {
 	*net.TCPListener
+	connections *connections
 
 	mu    sync.Mutex
 	until time.Time // not zero: it is being stopped, and takes none after this
@@ -46,15 +51,32 @@ func (l *listener) Accept() (net.Conn, error) {
 		if stopping && time.Now().After(until) {
 			return nil, errors.Join(net.ErrClosed, l.Close())
 		}
-		conn, err := l.TCPListener.Accept()
+		accepted, err := l.TCPListener.Accept()
 		switch {
-		case err == nil || !errors.Is(err, os.ErrDeadlineExceeded):
-			return conn, err
+		case err == nil:
+			return &conn{Conn: accepted, of: l.connections}, nil
+		case !errors.Is(err, os.ErrDeadlineExceeded):
+			return nil, err
 		case stopping && last:
 			return nil, errors.Join(net.ErrClosed, l.Close())
 		}
 	}
 }
+
+// Whoever can reach a port can open connections, and begin requests that never come. Both take memory before anybody is asked
+// for a key.
+const (
+	// maxConnections is how many connections a site has at most, and filesForOthers how many of the files that may be open
+	// are kept from connections.
+	maxConnections = 8192
+	filesForOthers = 256
+	// freeHead is as much of a request's head (its first line and its headers) as everybody may send: far more than most.
+	// What is longer needs one of maxLongHeads places, and waits for it up to headPatience.
+	freeHead     = 16 << 10
+	maxHead      = 1 << 20 // POST /v1/notify can name much in its query
+	maxLongHeads = 64
+	headPatience = 5 * time.Second
+)
 
 const (
 	// calmAfter is how long nothing has to happen on connections for them to have no more requests, and newFor how long one
@@ -63,49 +85,157 @@ const (
 	newFor    = time.Second
 )
 
-// connStates knows what the connections of a server are at. The zero value is ready.
-type connStates struct {
-	changedAt atomic.Int64 // in nanoseconds since 1970, as since below
-	all       sync.Map     // of *connState, by net.Conn
+// connectionLimit returns how many connections each of so many sites may have.
+func connectionLimit(sites int) int {
+	var files syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil || files.Cur > 1<<20 {
+		return maxConnections
+	}
+	return max(filesForOthers, min(maxConnections, (int(files.Cur)-filesForOthers)/sites))
 }
 
-type connState struct {
+// heads bounds the long heads of requests that are being read, or answered.
+type heads struct {
+	places   chan struct{} // an element for each
+	patience time.Duration
+}
+
+func newHeads(places int, patience time.Duration) *heads {
+	return &heads{make(chan struct{}, places), patience}
+}
+
+// take waits for a place.
+func (h *heads) take() bool {
+	timer := time.NewTimer(h.patience)
+	defer timer.Stop()
+	select {
+	case h.places <- struct{}{}:
+		return true
+	case <-timer.C:
+		return false
+	}
+}
+
+func (h *heads) giveBack() { <-h.places }
+
+// connections are those of a site. Where one comes for which there is no room, those go that have had no request for longest.
+type connections struct {
+	most    int
+	heads   *heads
+	dropped atomic.Int64 // because there was no room for them, or for their heads
+
+	changedAt atomic.Int64 // in nanoseconds since 1970, as since below
+	mu        sync.Mutex
+	all       map[*conn]bool
+}
+
+func newConnections(most int, heads *heads) *connections {
+	return &connections{most: most, heads: heads, all: map[*conn]bool{}}
+}
+
+// conn is a connection. What has no lock is of who reads it and tells of its state, one after the other.
+type conn struct {
+	net.Conn
+	of    *connections
 	state atomic.Int64 // an http.ConnState
 	since atomic.Int64
+	head  int  // octets of the head that is being read
+	long  bool // has a place among the long heads
 }
 
-// changed is for http.Server.
-func (c *connStates) changed(conn net.Conn, state http.ConnState) {
-	now := time.Now().UnixNano()
+// Read implements net.Conn. net/http calls a connection new, or idle, until it has read the head of a request.
+func (c *conn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if err != nil || !c.waits() {
+		return n, err
+	}
+	if c.head += n; c.head > freeHead && !c.long {
+		if c.long = c.of.heads.take(); !c.long {
+			c.of.dropped.Add(1)
+			// As for a head that does not come in time. What is not the network's, net/http takes for the client's, and answers.
+			return 0, os.ErrDeadlineExceeded
+		}
+	}
+	return n, nil
+}
+
+// waits reports whether no request has come whole.
+func (c *conn) waits() bool {
+	state := http.ConnState(c.state.Load())
+	return state == http.StateNew || state == http.StateIdle
+}
+
+// changed is for http.Server, which has got the connection from Accept of a listener.
+func (c *connections) changed(of net.Conn, state http.ConnState) {
+	if secure, ok := of.(*tls.Conn); ok {
+		of = secure.NetConn()
+	}
+	conn, now := of.(*conn), time.Now().UnixNano()
 	c.changedAt.Store(now)
-	switch known, ok := c.all.Load(conn); {
-	case state == http.StateClosed || state == http.StateHijacked:
-		c.all.Delete(conn)
-	case ok:
-		known := known.(*connState)
-		known.since.Store(now)
-		known.state.Store(int64(state))
-	default:
-		fresh := &connState{}
-		fresh.since.Store(now)
-		fresh.state.Store(int64(state))
-		c.all.Store(conn, fresh)
+	conn.since.Store(now)
+	conn.state.Store(int64(state))
+	if state == http.StateActive {
+		return
+	}
+	conn.head = 0
+	if conn.long { // what the head has become is there until its request is answered
+		conn.long = false
+		c.heads.giveBack()
+	}
+	switch state {
+	case http.StateNew:
+		c.add(conn)
+	case http.StateClosed, http.StateHijacked:
+		c.mu.Lock()
+		delete(c.all, conn)
+		c.mu.Unlock()
+	}
+}
+
+// add notes a connection, and makes room for it.
+func (c *connections) add(fresh *conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.all[fresh] = true
+	if len(c.all) <= c.most {
+		return
+	}
+	var waiting []*conn
+	for conn := range c.all {
+		if conn.waits() {
+			waiting = append(waiting, conn)
+		}
+	}
+	slices.SortFunc(waiting, func(a, b *conn) int { return cmp.Compare(a.since.Load(), b.since.Load()) })
+	// Some more than one go, so that not every newcomer has all be looked through.
+	for _, conn := range waiting[:max(1, min(len(waiting)/2, c.most/16))] {
+		delete(c.all, conn)
+		c.dropped.Add(1)
+		_ = conn.Close() // its client may have
 	}
 }
 
 // calm reports whether no request is under way, and none has been for a moment.
-func (c *connStates) calm() bool {
+func (c *connections) calm() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	now := time.Now().UnixNano()
-	busy := false
-	c.all.Range(func(_, value any) bool {
-		conn := value.(*connState)
+	for conn := range c.all {
 		switch http.ConnState(conn.state.Load()) {
 		case http.StateActive:
-			busy = true
+			return false
 		case http.StateNew:
-			busy = now-conn.since.Load() < int64(newFor)
+			if now-conn.since.Load() < int64(newFor) {
+				return false
+			}
 		}
-		return !busy
-	})
-	return !busy && now-c.changedAt.Load() >= int64(calmAfter)
+	}
+	return now-c.changedAt.Load() >= int64(calmAfter)
+}
+
+// open returns how many there are.
+func (c *connections) open() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.all)
 }

@@ -15,11 +15,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
-// connections is how many connections a test may open at once, of those that it wants: files are limited.
-func connections(t *testing.T, wanted int) int {
+// openable is how many connections a test may open at once, of those that it wants: files are limited.
+func openable(t *testing.T, wanted int) int {
 	t.Helper()
 	var limit syscall.Rlimit
 	require.NoError(t, syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit))
@@ -104,7 +105,7 @@ func TestSlowAndIdleConnections(t *testing.T) {
 	}()
 	s.quickly("slow headers")
 
-	idle := connections(t, 5000)
+	idle := openable(t, 5000)
 	for i := range idle {
 		if i%2 == 0 {
 			dial("") // says nothing at all
@@ -125,6 +126,55 @@ func TestSlowAndIdleConnections(t *testing.T) {
 	s.quickly("they are gone")
 	if memory := p.memory(); memory != 0 {
 		require.Less(t, memory, 256<<20)
+	}
+}
+
+// TestLongHeadsAtOnce checks that five hundred clients that send megabytes of headers, and never come to their end, take as
+// much memory as some, and keep nobody from being answered.
+func TestLongHeadsAtOnce(t *testing.T) {
+	t.Parallel()
+	const clients = 500
+	p := startBinary(t)
+	s := p.server()
+	header := "X-Long: " + strings.Repeat("x", 64<<10-20) + "\r\n"
+	var flood sync.WaitGroup
+	sent := atomic.Int64{}
+	for range clients {
+		flood.Go(func() {
+			conn, err := net.DialTimeout("tcp", strings.TrimPrefix(s.url, "http://"), patience)
+			if !assert.NoError(t, err) {
+				return
+			}
+			defer func() { _ = conn.Close() }() // the server has, most likely
+			_, err = io.WriteString(conn, "GET /livez HTTP/1.1\r\nHost: decree\r\n")
+			for range 15 {
+				if err == nil {
+					_, err = io.WriteString(conn, header)
+					sent.Add(int64(len(header)))
+				}
+			}
+			answer, _ := io.ReadAll(conn)
+			assert.Empty(t, string(answer))
+		})
+	}
+	ended := make(chan struct{})
+	go func() {
+		flood.Wait()
+		close(ended)
+	}()
+	for flooded := true; flooded; {
+		s.quickly("long heads")
+		select {
+		case <-ended:
+			flooded = false
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	numbers := s.scrape().values
+	t.Logf("%d MiB sent, memory %d MiB, %v dropped", sent.Load()>>20, p.memory()>>20, numbers["decree_http_connections_dropped_total"])
+	require.GreaterOrEqual(t, numbers["decree_http_connections_dropped_total"], float64(clients-2*maxLongHeads-50))
+	if memory := p.memory(); memory != 0 {
+		require.Less(t, memory, 400<<20)
 	}
 }
 
@@ -294,7 +344,7 @@ func TestLargeBodiesAtOnce(t *testing.T) {
 	require.Positive(t, taken.Load())
 	require.Less(t, slowest, 15*time.Second)
 	if memory := p.memory(); memory != 0 {
-		require.Less(t, memory, 1200<<20) // all bodies would be 2000 MiB, and what is made of them more
+		require.Less(t, memory, 700<<20) // all bodies would be 2000 MiB, and what is made of them more
 	}
 	numbers := s.scrape().values
 	require.Zero(t, numbers["decree_http_body_bytes"])

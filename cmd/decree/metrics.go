@@ -13,7 +13,8 @@ func (p *program) registerMetrics(config *config, composer *compositor.Composito
 	p.census = census.New(census.Config{Enrollments: p.store, Logger: p.logger})
 	p.metrics.Register(
 		metric.NewState(metric.State{
-			Caches: composer.Caches, Store: p.store.Stats, Bodies: p.sites.bodies.Stats, Breaker: p.notifier.Breaker, Census: p.census.Latest,
+			Caches: composer.Caches, Store: p.store.Stats, Bodies: p.sites.bodies.Stats, Connections: p.sites.connectionStats,
+			Breaker: p.notifier.Breaker, Census: p.census.Latest,
 		}),
 		metric.NewNumbers(p.store, p.logger),
 	)

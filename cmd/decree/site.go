@@ -25,7 +25,7 @@ type site struct {
 
 	// stopping has every answer be the last of its connection.
 	stopping    atomic.Bool
-	connections connStates
+	connections *connections
 }
 
 // sites are where the server listens. Those that have no address of their own are the first.
@@ -40,13 +40,23 @@ type sites struct {
 
 // newSites returns the sites, which do not listen yet. Without a TLS configuration they speak HTTP.
 func newSites(config listenConfig, secure *tls.Config, logger *slog.Logger) sites {
-	first := newSite("-listen", config.address, secure, logger)
+	count := 1
+	for _, address := range []string{config.ddm, config.metrics} {
+		if address != "" {
+			count++
+		}
+	}
+	most, heads := connectionLimit(count), newHeads(maxLongHeads, headPatience)
+	newSite := func(flag, address string) *site {
+		return newSite(flag, address, secure, newConnections(most, heads), logger)
+	}
+	first := newSite("-listen", config.address)
 	all := sites{main: first, ddm: first, metrics: first, bodies: edge.NewBodies(), stopping: make(chan struct{})}
 	if config.ddm != "" {
-		all.ddm = newSite("-listen-ddm", config.ddm, secure, logger)
+		all.ddm = newSite("-listen-ddm", config.ddm)
 	}
 	if config.metrics != "" {
-		all.metrics = newSite("-listen-metrics", config.metrics, secure, logger)
+		all.metrics = newSite("-listen-metrics", config.metrics)
 	}
 	for _, site := range all.all() {
 		site.mux.ShareBodies(all.bodies)
@@ -54,12 +64,12 @@ func newSites(config listenConfig, secure *tls.Config, logger *slog.Logger) site
 	return all
 }
 
-func newSite(flag, address string, secure *tls.Config, logger *slog.Logger) *site {
+func newSite(flag, address string, secure *tls.Config, connections *connections, logger *slog.Logger) *site {
 	mux := edge.NewMux(logger)
 	// The limits below are those of HTTP/1: in HTTP/2 one connection can do what they keep many from.
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
-	s := &site{flag: flag, address: address, mux: mux, logger: logger}
+	s := &site{flag: flag, address: address, mux: mux, connections: connections, logger: logger}
 	s.server = &http.Server{
 		Handler:           mux,
 		Protocols:         &protocols,
@@ -68,12 +78,12 @@ func newSite(flag, address string, secure *tls.Config, logger *slog.Logger) *sit
 		ReadTimeout:       time.Minute,
 		WriteTimeout:      time.Minute,
 		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    1 << 20, // POST /v1/notify can name much in its query
+		MaxHeaderBytes:    maxHead,
 		// OPTIONS * is a request like others, which is logged and counted.
 		DisableGeneralOptionsHandler: true,
 
 		ErrorLog:  slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
-		ConnState: s.connections.changed,
+		ConnState: connections.changed,
 	}
 	mux.Before(func(w http.ResponseWriter, _ *http.Request) {
 		if s.stopping.Load() {
@@ -95,6 +105,15 @@ func (s sites) all() []*site {
 	return all
 }
 
+// connectionStats returns how many connections there are at all sites, and how many were dropped.
+func (s sites) connectionStats() (open int, dropped int64) {
+	for _, site := range s.all() {
+		open += site.connections.open()
+		dropped += site.connections.dropped.Load()
+	}
+	return open, dropped
+}
+
 // listen opens the port of every site, so that none is served if one of them cannot be.
 func (s sites) listen(ctx context.Context) error {
 	for _, site := range s.all() {
@@ -102,7 +121,7 @@ func (s sites) listen(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", site.flag, err)
 		}
-		site.listener = &listener{TCPListener: opened.(*net.TCPListener)}
+		site.listener = &listener{TCPListener: opened.(*net.TCPListener), connections: site.connections}
 	}
 	return nil
 }

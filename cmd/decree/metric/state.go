@@ -14,10 +14,12 @@ import (
 
 // State is what this process knows without asking the database. Nothing is nil.
 type State struct {
-	Caches  func() []compositor.CacheStats
-	Store   func() sqlstore.Stats
-	Bodies  func() edge.BodyStats
-	Breaker func() notifier.BreakerState
+	Caches func() []compositor.CacheStats
+	Store  func() sqlstore.Stats
+	Bodies func() edge.BodyStats
+	// Connections returns how many clients' connections are open, and how many were dropped because there was no room.
+	Connections func() (open int, dropped int64)
+	Breaker     func() notifier.BreakerState
 	// Census returns the last count of enrollments, and when it was; the zero time: there was none.
 	Census func() (storage.FleetCount, time.Time)
 }
@@ -52,6 +54,9 @@ var (
 	bodyLimit   = desc("http_body_limit_bytes", "How much of it there may be.")
 	bodyRefused = desc("http_bodies_refused_total", "Requests that were refused because there was no memory for their bodies.")
 
+	connections = desc("http_connections", "Connections of clients that are open.")
+	dropped     = desc("http_connections_dropped_total", "Connections that were dropped because there was no room for them, or for their headers.")
+
 	retries = desc("database_transaction_retries_total",
 		"Transactions that lost against others and were tried again.")
 	leftOut = desc("status_items_left_out_total",
@@ -68,7 +73,8 @@ var (
 func (s state) Describe(descs chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		cacheHits, cacheMisses, cacheBytes, cacheLimit, cacheEntries, poolConnections, poolLimit, poolWaits, poolWaited,
-		databaseUp, operations, refusals, bodyBytes, bodyLimit, bodyRefused, retries, leftOut, breakerOpen, breakerFailures, enrollments, enrollmentsAt,
+		databaseUp, operations, refusals, bodyBytes, bodyLimit, bodyRefused, connections, dropped, retries, leftOut,
+		breakerOpen, breakerFailures, enrollments, enrollmentsAt,
 	} {
 		descs <- d
 	}
@@ -100,6 +106,10 @@ func (s state) Collect(metrics chan<- prometheus.Metric) {
 	gauge(metrics, bodyBytes, float64(bodies.Held))
 	gauge(metrics, bodyLimit, float64(bodies.Limit))
 	counter(metrics, bodyRefused, float64(bodies.Refused))
+
+	open, closed := s.Connections()
+	gauge(metrics, connections, float64(open))
+	counter(metrics, dropped, float64(closed))
 
 	breaker := s.Breaker()
 	gauge(metrics, breakerOpen, boolean(breaker.Open))

@@ -1,0 +1,210 @@
+package main
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// crowdedSite serves at a site with such connections. A request for /wait is answered when the test receives from asked.
+func crowdedSite(t *testing.T, of *connections, secure *tls.Config) (address string, asked <-chan string) {
+	t.Helper()
+	s := newSite("-listen", "127.0.0.1:0", secure, of, slog.New(slog.DiscardHandler))
+	waiting := make(chan string)
+	s.mux.Handle("GET /{path}", func(w http.ResponseWriter, r *http.Request) error {
+		if path := r.PathValue("path"); path != "now" {
+			waiting <- path
+		}
+		w.WriteHeader(http.StatusNoContent)
+		return nil
+	})
+	require.NoError(t, sites{main: s, ddm: s, metrics: s}.listen(t.Context()))
+	served := make(chan error, 1)
+	go func() { served <- s.serve() }()
+	t.Cleanup(func() {
+		s.stopping.Store(true)
+		require.NoError(t, s.server.Close())
+		require.NoError(t, <-served)
+		// Connections are told of when who serves them comes to its end.
+		require.Eventually(t, func() bool { return of.open() == 0 }, patience, time.Millisecond)
+		require.Empty(t, of.heads.places, "every place is given back")
+	})
+	return s.listener.Addr().String(), waiting
+}
+
+// rawClient is a connection of a client that writes what it likes.
+type rawClient struct {
+	t *testing.T
+	net.Conn
+}
+
+func newRawClient(t *testing.T, address string) rawClient {
+	t.Helper()
+	conn, err := net.DialTimeout("tcp", address, patience)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = conn.Close() }) // the server may have
+	require.NoError(t, conn.SetDeadline(time.Now().Add(patience)))
+	return rawClient{t, conn}
+}
+
+func (c rawClient) send(text string) rawClient {
+	c.t.Helper()
+	_, err := io.WriteString(c, text)
+	require.NoError(c.t, err)
+	return c
+}
+
+// ask begins a request, whose headers do not end.
+func (c rawClient) ask(path string) rawClient {
+	c.t.Helper()
+	return c.send("GET /" + path + " HTTP/1.1\r\nHost: decree\r\n")
+}
+
+func (c rawClient) requireAnswer() {
+	c.t.Helper()
+	answer := make([]byte, 12)
+	_, err := io.ReadFull(c, answer)
+	require.NoError(c.t, err)
+	require.Equal(c.t, "HTTP/1.1 204", string(answer))
+	for !strings.HasSuffix(string(answer), "\r\n\r\n") {
+		next := make([]byte, 1)
+		_, err := io.ReadFull(c, next)
+		require.NoError(c.t, err)
+		answer = append(answer, next...)
+	}
+}
+
+// requireDropped requires that the server ends the connection, without an answer.
+func (c rawClient) requireDropped() {
+	c.t.Helper()
+	text, err := io.ReadAll(c)
+	var timeout net.Error
+	require.False(c.t, errors.As(err, &timeout) && timeout.Timeout(), "the connection is still open")
+	require.Empty(c.t, string(text))
+}
+
+// TestNewcomersFindRoom checks that connections on which nothing comes, or nothing whole, make room for others, the longest
+// waiting first, and that those whose request is being answered stay.
+func TestNewcomersFindRoom(t *testing.T) {
+	t.Parallel()
+	const most = 20
+	of := newConnections(most, newHeads(1, patience))
+	address, asked := crowdedSite(t, of, nil)
+	var answering, idle []rawClient
+	for range most / 2 {
+		answering = append(answering, newRawClient(t, address).ask("wait").send("\r\n"))
+	}
+	require.Eventually(t, func() bool { return active(of) == most/2 }, patience, time.Millisecond)
+	for i := range most / 2 {
+		client := newRawClient(t, address)
+		switch i % 3 { // and else nothing at all
+		case 0:
+			client.ask("now")
+		case 1:
+			client.ask("now").send("\r\n").requireAnswer()
+		}
+		idle = append(idle, client)
+		require.Eventually(t, func() bool { return of.open() == most/2+i+1 }, patience, time.Millisecond)
+	}
+	for range most {
+		client := newRawClient(t, address)
+		client.ask("now").send("\r\n").requireAnswer()
+		client.ask("now").send("\r\n").requireAnswer()
+		require.LessOrEqual(t, of.open(), most)
+	}
+	for _, client := range idle {
+		client.requireDropped()
+	}
+	require.GreaterOrEqual(t, of.dropped.Load(), int64(most/2))
+	for range answering {
+		require.Equal(t, "wait", <-asked)
+	}
+	for _, client := range answering {
+		client.requireAnswer()
+	}
+}
+
+// active counts the connections whose request is being answered.
+func active(of *connections) (n int) {
+	of.mu.Lock()
+	defer of.mu.Unlock()
+	for conn := range of.all {
+		if !conn.waits() {
+			n++
+		}
+	}
+	return n
+}
+
+// TestLongHeads checks that only so many requests with long heads are under way at once, until they are answered, that one
+// waits for its place, and that those who are like most wait for none. It is the same with TLS.
+func TestLongHeads(t *testing.T) {
+	t.Parallel()
+	long := "X-Long: " + strings.Repeat("x", 2*freeHead) + "\r\n"
+	t.Run("wait", func(t *testing.T) {
+		t.Parallel()
+		of := newConnections(100, newHeads(2, patience))
+		address, asked := crowdedSite(t, of, nil)
+		unfinished := newRawClient(t, address).ask("now").send(long)
+		answering := newRawClient(t, address).ask("wait").send(long + "\r\n")
+		require.Eventually(t, func() bool { return len(of.heads.places) == 2 && active(of) == 1 }, patience, time.Millisecond)
+		waiting := newRawClient(t, address).ask("late").send(long + "\r\n")
+		short := newRawClient(t, address)
+		for range 3 {
+			short.ask("now").send("\r\n").requireAnswer()
+		}
+		require.Eventually(t, func() bool { return active(of) == 1 }, patience, time.Millisecond, "the other one waits")
+		require.Equal(t, "wait", <-asked)
+		answering.requireAnswer()
+		require.Equal(t, "late", <-asked)
+		waiting.requireAnswer()
+		unfinished.send("\r\n").requireAnswer()
+		require.Eventually(t, func() bool { return len(of.heads.places) == 0 }, patience, time.Millisecond)
+		waiting.ask("now").send(long + "\r\n").requireAnswer()
+		require.Zero(t, of.dropped.Load())
+	})
+	t.Run("in vain", func(t *testing.T) {
+		t.Parallel()
+		of := newConnections(100, newHeads(1, 10*time.Millisecond))
+		address, _ := crowdedSite(t, of, nil)
+		newRawClient(t, address).ask("now").send(long)
+		require.Eventually(t, func() bool { return len(of.heads.places) == 1 }, patience, time.Millisecond)
+		newRawClient(t, address).ask("now").send(long).requireDropped()
+		require.EqualValues(t, 1, of.dropped.Load())
+		newRawClient(t, address).ask("now").send("\r\n").requireAnswer()
+	})
+	t.Run("TLS", func(t *testing.T) {
+		t.Parallel()
+		of := newConnections(100, newHeads(1, 10*time.Millisecond))
+		certificatePEM, keyPEM := certificate(t, 1)
+		pair, err := tls.X509KeyPair([]byte(certificatePEM), []byte(keyPEM))
+		require.NoError(t, err)
+		roots := x509.NewCertPool()
+		require.True(t, roots.AppendCertsFromPEM([]byte(certificatePEM)))
+		address, _ := crowdedSite(t, of, &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12})
+		secure := func() rawClient {
+			plain := newRawClient(t, address)
+			return rawClient{t, tls.Client(plain.Conn, &tls.Config{RootCAs: roots, ServerName: "127.0.0.1", MinVersion: tls.VersionTLS12})}
+		}
+		secure().ask("now").send(long)
+		require.Eventually(t, func() bool { return len(of.heads.places) == 1 }, patience, time.Millisecond)
+		secure().ask("now").send(long).requireDropped()
+		secure().ask("now").send("\r\n").requireAnswer()
+	})
+}
+
+func TestConnectionLimit(t *testing.T) {
+	t.Parallel()
+	require.LessOrEqual(t, connectionLimit(1), maxConnections)
+	require.GreaterOrEqual(t, connectionLimit(3), filesForOthers)
+	require.LessOrEqual(t, connectionLimit(3), connectionLimit(1))
+}
