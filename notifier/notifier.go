@@ -13,6 +13,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/decree-ddm/decree/storage"
+	"github.com/decree-ddm/decree/storage/background"
 )
 
 // Queue is what the notifier needs of storage; see storage.Notifications.
@@ -94,9 +95,7 @@ type Notifier struct {
 	wakeScan chan struct{}
 	wakeMark chan struct{}
 
-	mu     sync.Mutex
-	cancel func() // ends the work and waits for that; nil: not running
-	done   *sync.WaitGroup
+	runner background.Runner
 }
 
 // New returns a notifier that is not started.
@@ -139,40 +138,23 @@ func New(config Config) *Notifier {
 
 // Start has the notifier work until Stop. It does nothing when it runs already.
 func (n *Notifier) Start() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.cancel != nil {
-		return
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	sending, cut := context.WithCancel(context.Background())
-	n.done = &sync.WaitGroup{}
-	n.cancel = func() {
-		cancel()
-		timer := time.AfterFunc(stopGrace, cut)
-		n.done.Wait()
-		timer.Stop()
-		cut()
-	}
-	n.run(ctx, n.wakeMark, n.fanOut)
-	if n.config.MDM != nil {
-		done := n.done
-		n.run(ctx, n.wakeScan, func(ctx context.Context) bool { return n.tell(ctx, sending, done) })
-	}
-	n.done.Go(func() { n.collect(ctx) })
+	n.runner.Start(stopGrace,
+		func(ctx, _ context.Context) { n.run(ctx, n.wakeMark, n.fanOut) },
+		func(ctx, _ context.Context) { n.collect(ctx) },
+		func(ctx, sending context.Context) {
+			if n.config.MDM == nil {
+				return
+			}
+			var sends sync.WaitGroup
+			defer sends.Wait()
+			n.run(ctx, n.wakeScan, func(ctx context.Context) bool { return n.tell(ctx, sending, &sends) })
+		},
+	)
 }
 
 // Stop ends the work and waits for requests that are under way, and for what became of them to be written. Requests that
 // take too long are cut off. What was claimed and not begun is given back at once, and counts as no failure.
-func (n *Notifier) Stop() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.cancel == nil {
-		return
-	}
-	n.cancel()
-	n.cancel = nil
-}
+func (n *Notifier) Stop() { n.runner.Stop() }
 
 // Rate is how many enrollments were told in a second, on average over the last minute.
 func (n *Notifier) Rate() float64 { return n.told.perSecond() }
@@ -195,20 +177,11 @@ func signal(wake chan struct{}) {
 
 // run calls step again and again: at once while it has more to do, else after the poll interval or when woken.
 func (n *Notifier) run(ctx context.Context, wake <-chan struct{}, step func(context.Context) (more bool)) {
-	n.done.Go(func() {
-		for ctx.Err() == nil {
-			if step(ctx) {
-				continue
-			}
-			timer := time.NewTimer(n.config.Poll)
-			select {
-			case <-ctx.Done():
-			case <-wake:
-			case <-timer.C:
-			}
-			timer.Stop()
+	for ctx.Err() == nil {
+		if !step(ctx) {
+			background.Sleep(ctx, n.config.Poll, wake)
 		}
-	})
+	}
 }
 
 // fanOut marks one page of enrollments.
@@ -216,7 +189,7 @@ func (n *Notifier) fanOut(ctx context.Context) (more bool) {
 	page, err := n.config.Queue.AdvanceFanout(ctx, fanoutPage)
 	if err != nil {
 		n.failed(ctx, "fan-out", err)
-		return n.pause(ctx, failureRest*n.config.Poll)
+		return background.Sleep(ctx, failureRest*n.config.Poll, nil)
 	}
 	if page == nil {
 		return false
@@ -235,7 +208,7 @@ func (n *Notifier) fanOut(ctx context.Context) (more bool) {
 func (n *Notifier) tell(ctx, sending context.Context, done *sync.WaitGroup) (more bool) {
 	wait, lone := n.breaker.allow()
 	if wait > 0 {
-		return n.pause(ctx, min(wait, n.config.Poll))
+		return background.Sleep(ctx, min(wait, n.config.Poll), nil)
 	}
 	free := n.takeSlots(ctx)
 	if free == 0 {
@@ -243,11 +216,11 @@ func (n *Notifier) tell(ctx, sending context.Context, done *sync.WaitGroup) (mor
 	}
 	defer func() { n.giveSlots(free) }()
 	if lone && free < cap(n.slots) {
-		return n.pause(ctx, n.config.Poll/10) // one request tries it already
+		return background.Sleep(ctx, n.config.Poll/10, nil) // one request tries it already
 	}
 	limit := n.limit(free, lone)
 	if limit == 0 {
-		return n.pause(ctx, n.config.Poll/10)
+		return background.Sleep(ctx, n.config.Poll/10, nil)
 	}
 	// #nosec G404 -- it has to be unique, not secret
 	lease := storage.Lease{ID: rand.Int64N(1<<62) + 1, Duration: leaseDuration * time.Duration(n.config.Speed)}
@@ -255,7 +228,7 @@ func (n *Notifier) tell(ctx, sending context.Context, done *sync.WaitGroup) (mor
 	claimed, err := n.config.Queue.Claim(ctx, lease, limit)
 	if err != nil {
 		n.failed(ctx, "claim", err)
-		return n.pause(ctx, failureRest*n.config.Poll)
+		return background.Sleep(ctx, failureRest*n.config.Poll, nil)
 	}
 	if len(claimed) == 0 {
 		return false
@@ -299,18 +272,6 @@ func (n *Notifier) limit(free int, lone bool) int {
 		limit = min(limit, max(0, int(n.limiter.Tokens())))
 	}
 	return limit
-}
-
-// pause waits, and reports whether to go on.
-func (n *Notifier) pause(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
-	}
 }
 
 // takeSlots waits for a slot, and takes all that are free.
@@ -385,7 +346,7 @@ func (n *Notifier) finalise(ctx context.Context, lease storage.Lease, outcomes [
 			return
 		}
 		n.config.Logger.ErrorContext(ctx, "notifier failed", "doing", "finalise", "error", err)
-		if !n.pause(ctx, finaliseInterval) || time.Now().After(until) {
+		if !background.Sleep(ctx, finaliseInterval, nil) || time.Now().After(until) {
 			return
 		}
 	}

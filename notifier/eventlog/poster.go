@@ -15,6 +15,7 @@ import (
 	"github.com/decree-ddm/decree/http/trace"
 	"github.com/decree-ddm/decree/notifier/transport"
 	"github.com/decree-ddm/decree/storage"
+	"github.com/decree-ddm/decree/storage/background"
 )
 
 // Deliveries is what a Poster needs of storage; see storage.Happenings.
@@ -59,7 +60,7 @@ type PosterConfig struct {
 
 // Poster is a value to start and stop. Of several over one database, one works, and another one takes over when it ends.
 type Poster struct {
-	runner
+	runner background.Runner
 	config PosterConfig
 	client *http.Client
 	lease  storage.Lease
@@ -102,7 +103,10 @@ func NewPoster(config PosterConfig) *Poster {
 }
 
 // Start has events posted until Stop.
-func (p *Poster) Start() { p.start(stopGrace, p.run) }
+func (p *Poster) Start() { p.runner.Start(stopGrace, p.run) }
+
+// Stop ends the work. What is being posted has some more time.
+func (p *Poster) Stop() { p.runner.Stop() }
 
 // Wake has the poster look for events soon. It never blocks.
 func (p *Poster) Wake() {
@@ -120,9 +124,9 @@ func (p *Poster) run(ctx, late context.Context) {
 		switch {
 		case err != nil:
 			p.failed(ctx, "taking events to be posted", err)
-			sleep(ctx, pauseAfterOurOwnErrors, nil)
+			background.Sleep(ctx, pauseAfterOurOwnErrors, nil)
 		case delivery == nil:
-			sleep(ctx, idle, p.wake)
+			background.Sleep(ctx, idle, p.wake)
 		default:
 			p.deliver(ctx, late, delivery)
 		}
@@ -210,7 +214,7 @@ func (p *Poster) note(ctx context.Context, id int64) {
 			return
 		}
 		p.config.Logger.ErrorContext(ctx, "events were posted and this cannot be noted", "last", id, "error", err)
-		if !sleep(ctx, p.config.Interval, nil) || time.Now().After(until) {
+		if !background.Sleep(ctx, p.config.Interval, nil) || time.Now().After(until) {
 			return
 		}
 	}
@@ -226,7 +230,7 @@ func (p *Poster) tryNote(ctx context.Context, id int64) (held bool, err error) {
 func (p *Poster) hold(ctx context.Context, wait time.Duration) {
 	for wait > 0 {
 		step := min(wait, leaseDuration/3)
-		if !sleep(ctx, step, nil) {
+		if !background.Sleep(ctx, step, nil) {
 			return
 		}
 		wait -= step

@@ -4,6 +4,8 @@ import (
 	"context"
 	"log/slog"
 	"time"
+
+	"github.com/decree-ddm/decree/storage/background"
 )
 
 // Log is what a Sequencer advances; see storage.Happenings.
@@ -37,7 +39,7 @@ type SequencerConfig struct {
 
 // Sequencer is a value to start and stop.
 type Sequencer struct {
-	runner
+	runner background.Runner
 	config SequencerConfig
 }
 
@@ -45,10 +47,13 @@ type Sequencer struct {
 func NewSequencer(config SequencerConfig) *Sequencer { return &Sequencer{config: config} }
 
 // Start has the log advance until Stop.
-func (s *Sequencer) Start() { s.start(0, func(ctx, _ context.Context) { s.run(ctx) }) }
+func (s *Sequencer) Start() { s.runner.Start(0, func(ctx, _ context.Context) { s.run(ctx) }) }
+
+// Stop ends the work.
+func (s *Sequencer) Stop() { s.runner.Stop() }
 
 func (s *Sequencer) run(ctx context.Context) {
-	for sleep(ctx, s.step(ctx), nil) {
+	for background.Sleep(ctx, s.step(ctx), nil) {
 	}
 }
 

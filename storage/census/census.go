@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/decree-ddm/decree/storage"
+	"github.com/decree-ddm/decree/storage/background"
 )
 
 // Enrollments is what a census needs of storage; see storage.Numbers.
@@ -36,12 +37,11 @@ const pageTimeout = 30 * time.Second
 type Census struct {
 	config Config
 
-	mu     sync.Mutex
-	cancel func() // ends the work and waits for that; nil: not running
+	runner background.Runner
 
-	latestMu sync.Mutex
-	latest   storage.FleetCount
-	at       time.Time
+	mu     sync.Mutex
+	latest storage.FleetCount
+	at     time.Time
 }
 
 // New returns a census that is not started.
@@ -57,44 +57,23 @@ func New(config Config) *Census {
 
 // Latest returns the last count that was finished, and when it was; the zero time while none was.
 func (c *Census) Latest() (storage.FleetCount, time.Time) {
-	c.latestMu.Lock()
-	defer c.latestMu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	return c.latest, c.at
 }
 
 // Start has the census count until Stop. It does nothing when it runs already.
-func (c *Census) Start() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.cancel != nil {
-		return
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	var done sync.WaitGroup
-	done.Go(func() { c.run(ctx) })
-	c.cancel = func() {
-		cancel()
-		done.Wait()
-	}
-}
+func (c *Census) Start() { c.runner.Start(0, func(ctx, _ context.Context) { c.run(ctx) }) }
 
 // Stop ends the work. What was counted last stays.
-func (c *Census) Stop() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.cancel == nil {
-		return
-	}
-	c.cancel()
-	c.cancel = nil
-}
+func (c *Census) Stop() { c.runner.Stop() }
 
 func (c *Census) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		if err := c.count(ctx); err != nil && ctx.Err() == nil {
 			c.config.Logger.WarnContext(ctx, "counting enrollments failed", "error", err)
 		}
-		pause(ctx, c.config.Interval)
+		background.Sleep(ctx, c.config.Interval, nil)
 	}
 }
 
@@ -112,10 +91,10 @@ func (c *Census) count(ctx context.Context) error {
 			break
 		}
 		after = next
-		pause(ctx, restRatio*time.Since(start))
+		background.Sleep(ctx, restRatio*time.Since(start), nil)
 	}
-	c.latestMu.Lock()
-	defer c.latestMu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.latest, c.at = all, time.Now()
 	return nil
 }
@@ -124,13 +103,4 @@ func (c *Census) page(ctx context.Context, after string) (storage.FleetCount, st
 	ctx, cancel := context.WithTimeout(ctx, pageTimeout)
 	defer cancel()
 	return c.config.Enrollments.CountEnrollments(ctx, after, c.config.Page)
-}
-
-func pause(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-	case <-timer.C:
-	}
 }

@@ -10,10 +10,10 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/decree-ddm/decree/storage"
+	"github.com/decree-ddm/decree/storage/background"
 )
 
 // Summaries is what the summarizer needs of storage; see storage.Summaries.
@@ -58,8 +58,7 @@ type Summarizer struct {
 	// allSince is since when all are taken to be touched that were not counted since; zero: not all.
 	allSince time.Time
 
-	mu     sync.Mutex
-	cancel func() // ends the work and waits for that; nil: not running
+	runner background.Runner
 }
 
 // New returns a summarizer that is not started.
@@ -68,31 +67,10 @@ func New(config Config) *Summarizer {
 }
 
 // Start has the summarizer work until Stop. It does nothing when it runs already.
-func (s *Summarizer) Start() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.cancel != nil {
-		return
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	var done sync.WaitGroup
-	done.Go(func() { s.run(ctx) })
-	s.cancel = func() {
-		cancel()
-		done.Wait()
-	}
-}
+func (s *Summarizer) Start() { s.runner.Start(0, func(ctx, _ context.Context) { s.run(ctx) }) }
 
 // Stop ends the work. What was being counted is counted anew by whoever is next.
-func (s *Summarizer) Stop() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.cancel == nil {
-		return
-	}
-	s.cancel()
-	s.cancel = nil
-}
+func (s *Summarizer) Stop() { s.runner.Stop() }
 
 func (s *Summarizer) run(ctx context.Context) {
 	s.allSince = time.Now() // nobody knows what was touched while nobody looked
@@ -101,7 +79,7 @@ func (s *Summarizer) run(ctx context.Context) {
 			s.failed(ctx, "looking for what to count", err)
 		}
 		s.count(ctx)
-		_ = pause(ctx, poll)
+		background.Sleep(ctx, poll, nil)
 	}
 }
 
@@ -155,9 +133,9 @@ func (s *Summarizer) count(ctx context.Context) {
 			if s.config.Busy != nil && s.config.Busy() {
 				wait *= whileBusy
 			}
-			err := pause(ctx, wait)
+			background.Sleep(ctx, wait, nil)
 			began = time.Now()
-			return err
+			return ctx.Err()
 		}
 		counted, early, err := s.config.Summaries.CountDeclaration(ctx, identifier, identifiers, interval, rest)
 		delete(s.due, identifier)
@@ -176,18 +154,6 @@ func (s *Summarizer) count(ctx context.Context) {
 			delete(s.due, identifier)
 		}
 		identifiers = slices.DeleteFunc(identifiers, func(identifier string) bool { return slices.Contains(counted, identifier) })
-	}
-}
-
-// pause waits, or returns the error of a context that ends.
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
 	}
 }
 

@@ -7,10 +7,10 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"sync"
 	"time"
 
 	"github.com/decree-ddm/decree/storage"
+	"github.com/decree-ddm/decree/storage/background"
 )
 
 // Database is what the watcher needs of storage.
@@ -47,39 +47,17 @@ type Watcher struct {
 	// clockFails says that the last step about the clock failed.
 	clockFails bool
 
-	mu     sync.Mutex
-	cancel func() // ends the work and waits for that; nil: not running
+	runner background.Runner
 }
 
 // New returns a watcher that is not started.
 func New(config Config) *Watcher { return &Watcher{config: config} }
 
 // Start has the watcher look until Stop. It does nothing when it runs already.
-func (w *Watcher) Start() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.cancel != nil {
-		return
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	var done sync.WaitGroup
-	done.Go(func() { w.run(ctx) })
-	w.cancel = func() {
-		cancel()
-		done.Wait()
-	}
-}
+func (w *Watcher) Start() { w.runner.Start(0, func(ctx, _ context.Context) { w.run(ctx) }) }
 
 // Stop ends the work. What was found last stays.
-func (w *Watcher) Stop() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.cancel == nil {
-		return
-	}
-	w.cancel()
-	w.cancel = nil
-}
+func (w *Watcher) Stop() { w.runner.Stop() }
 
 func (w *Watcher) run(ctx context.Context) {
 	for ctx.Err() == nil {
@@ -87,7 +65,7 @@ func (w *Watcher) run(ctx context.Context) {
 		if w.downSince.IsZero() && w.keepClock(ctx) {
 			continue
 		}
-		pause(ctx, interval)
+		background.Sleep(ctx, interval, nil)
 	}
 }
 
@@ -134,7 +112,7 @@ func (w *Watcher) keepClock(ctx context.Context) (more bool) {
 		}
 		w.clockFails = err != nil
 		if more = again; more {
-			pause(ctx, restRatio*time.Since(start))
+			background.Sleep(ctx, restRatio*time.Since(start), nil)
 		}
 	}
 	return more
@@ -144,13 +122,4 @@ func (w *Watcher) step(ctx context.Context) (back time.Duration, more bool, err 
 	ctx, cancel := context.WithTimeout(ctx, clockTimeout)
 	defer cancel()
 	return w.config.Database.KeepClock(ctx)
-}
-
-func pause(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-	case <-timer.C:
-	}
 }
