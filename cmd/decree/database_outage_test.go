@@ -189,6 +189,15 @@ func TestHeldRow(t *testing.T) {
 			fmt.Sprintf(`{"Echo":"%d"}`, n))
 	})
 	l := startTraffic(t, s.url, 1000)
+	waiting := func() int {
+		return s.count(`SELECT COUNT(*) FROM information_schema.innodb_trx trx
+			JOIN information_schema.processlist thread ON thread.id = trx.trx_mysql_thread_id
+			WHERE trx.trx_state = 'LOCK WAIT' AND thread.db = DATABASE()`)
+	}
+	s.eventually(func() bool { return waiting() == 1 }, "one to wait for the row")
+	for range 50 {
+		require.LessOrEqual(t, waiting(), 1, "the others of those who need it have no connection")
+	}
 	s.eventually(func() bool { return heldUp.refused() > 20 }, "those to be refused who need it")
 	l.end()
 	require.Less(t, l.slowestAnswer(), longestWait/2)

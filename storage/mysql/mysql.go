@@ -12,7 +12,6 @@ import (
 	"io"
 	"io/fs"
 	"net"
-	"strconv"
 	"time"
 
 	"github.com/go-sql-driver/mysql"
@@ -108,17 +107,7 @@ func force(config *mysql.Config) {
 	config.Params["sql_mode"] = `'STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION'`
 	config.Params["time_zone"] = `'+00:00'`
 	// Whoever waits for longer tries again, and lets others have the connection meanwhile.
-	config.Params["innodb_lock_wait_timeout"] = strconv.Itoa(usualLockWait)
-}
-
-// usualLockWait is for how many seconds a lock is waited for, and patientLockWait by those who have waited in vain.
-const (
-	usualLockWait   = 2
-	patientLockWait = 5
-)
-
-func setLockWait(seconds int) string {
-	return `SET SESSION innodb_lock_wait_timeout = ` + strconv.Itoa(seconds)
+	config.Params["innodb_lock_wait_timeout"] = `2`
 }
 
 // connectTimeout bounds how long it may take to connect, and then to be let in: a server that hangs takes connections, for
@@ -198,8 +187,6 @@ var dialect = &sqlstore.Dialect{
 	Inserted: func(column string) string { return `VALUES(` + column + `)` },
 	Trouble:  trouble,
 	Again:    lost,
-	Patient:  setLockWait(patientLockWait),
-	Usual:    setLockWait(usualLockWait),
 }
 
 // trouble explains what a server says, or that it is not there.
@@ -216,15 +203,12 @@ func trouble(err error) sqlstore.Trouble {
 	return sqlstore.Trouble{}
 }
 
-const heldForTooLong = "somebody else holds for too long what is to be changed"
-
 // troubleOf explains the errors of a server that are about the server, or about who asks it, and not about what it is asked.
 func troubleOf(number uint16) sqlstore.Trouble {
 	switch number {
-	case 1205: // ER_LOCK_WAIT_TIMEOUT
-		return sqlstore.Trouble{Reason: heldForTooLong, Held: true}
-	case 1213: // ER_LOCK_DEADLOCK
-		return sqlstore.Trouble{Reason: heldForTooLong}
+	case 1205, // ER_LOCK_WAIT_TIMEOUT
+		1213: // ER_LOCK_DEADLOCK
+		return sqlstore.Trouble{Reason: sqlstore.HeldForTooLong}
 	case 1969, 3024: // a limit for statements that the server has
 		return sqlstore.Trouble{Reason: "the database takes too long to answer"}
 	case 1040, // ER_CON_COUNT_ERROR

@@ -45,7 +45,7 @@ func (s *Store) PutDeclaration(
 	ctx context.Context, declaration *ddm.Declaration, options storage.ChangeOptions,
 ) (changed bool, err error) {
 	content := contentOf(declaration)
-	err = s.inTx(ctx, foreground, "putting a declaration", func(t *tx) error {
+	err = s.inTxAt(ctx, []string{ofDeclaration(declaration.Identifier)}, "putting a declaration", func(t *tx) error {
 		changed, err = t.putContent(content, storage.ActionPutDeclaration, options)
 		return err
 	})
@@ -56,7 +56,7 @@ func (s *Store) PutDeclaration(
 func (s *Store) RollbackDeclaration(
 	ctx context.Context, identifier, serverToken string, options storage.ChangeOptions,
 ) (changed bool, err error) {
-	err = s.inTx(ctx, foreground, "rolling a declaration back", func(t *tx) error {
+	err = s.inTxAt(ctx, []string{ofDeclaration(identifier)}, "rolling a declaration back", func(t *tx) error {
 		version, err := readVersion(t.ctx, t, identifier, serverToken)
 		if err != nil {
 			return err
@@ -188,7 +188,7 @@ func (t *tx) recordContent(options storage.ChangeOptions, e changeEntry) (err er
 
 // TouchDeclaration implements storage.Declarations.
 func (s *Store) TouchDeclaration(ctx context.Context, identifier string, options storage.ChangeOptions) error {
-	return s.inTx(ctx, foreground, "touching a declaration", func(t *tx) error {
+	return s.inTxAt(ctx, []string{ofDeclaration(identifier)}, "touching a declaration", func(t *tx) error {
 		locked, err := t.lockDeclarations(identifier)
 		if err != nil {
 			return err
@@ -224,7 +224,7 @@ func (s *Store) DeleteDeclaration(
 	ctx context.Context, identifier string, options storage.ChangeOptions,
 ) (changed bool, err error) {
 	options.Held = false // there is nobody to be told
-	err = s.inTx(ctx, foreground, "deleting a declaration", func(t *tx) error {
+	err = s.inTxAt(ctx, []string{ofDeclaration(identifier)}, "deleting a declaration", func(t *tx) error {
 		changed = false
 		locked, err := t.lockDeclarations(identifier)
 		if err != nil {

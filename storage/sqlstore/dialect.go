@@ -34,9 +34,6 @@ type Dialect struct {
 	Trouble func(error) Trouble
 	// Again reports whether an error means that the transaction lost against another and is to be tried again.
 	Again func(error) bool
-	// Patient is a statement after which its connection waits for locks longer than usually, and Usual one after which it
-	// does not any more. They are empty where OneWriter is set.
-	Patient, Usual string
 	// OneWriter says that only one transaction can write at a time, so that they take turns here, with those that
 	// somebody waits for going first.
 	OneWriter bool

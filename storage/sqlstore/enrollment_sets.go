@@ -10,7 +10,7 @@ import (
 func (s *Store) PutEnrollmentSet(
 	ctx context.Context, enrollmentID, set string, options storage.ChangeOptions,
 ) (changed bool, err error) {
-	err = s.inTx(ctx, foreground, "assigning a set", func(t *tx) error {
+	err = s.inTxAt(ctx, []string{ofEnrollment(enrollmentID)}, "assigning a set", func(t *tx) error {
 		changed = false
 		if err := t.ensureSet(set); err != nil {
 			return err
@@ -60,7 +60,7 @@ func (s *Store) DeleteEnrollmentSets(
 func (s *Store) deleteEnrollmentSets(
 	ctx context.Context, options storage.ChangeOptions, entry changeEntry, statement string, args ...any,
 ) (changed bool, err error) {
-	err = s.inTx(ctx, foreground, "taking sets away", func(t *tx) error {
+	err = s.inTxAt(ctx, []string{ofEnrollment(entry.enrollment)}, "taking sets away", func(t *tx) error {
 		changed = false
 		// Whoever has sets has a row. Without one there is nothing to delete, and no row is made for it.
 		known, err := t.exists(`SELECT 1 FROM enrollments WHERE id = ?`+t.dialect.Lock, entry.enrollment)

@@ -26,8 +26,6 @@ type Trouble struct {
 	Reason string
 	// Writing says that nothing can be written, while reading may go on.
 	Writing bool
-	// Held says that a lock was waited for in vain.
-	Held bool
 	// Lost says that the connection is gone, which may be because its user's time was up.
 	Lost bool
 }

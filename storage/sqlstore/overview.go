@@ -303,7 +303,7 @@ func (s *Store) DeleteEnrollment(
 	ctx context.Context, id string, options storage.ChangeOptions,
 ) (changed bool, err error) {
 	options.Held = false // there is nobody to be told
-	err = s.inTx(ctx, foreground, "deleting an enrollment", func(t *tx) error {
+	err = s.inTxAt(ctx, []string{ofEnrollment(id)}, "deleting an enrollment", func(t *tx) error {
 		if changed, err = t.exists(`SELECT 1 FROM enrollments WHERE id = ?`+t.dialect.Lock, id); err != nil || !changed {
 			return err
 		}

@@ -36,7 +36,7 @@ func (t *tx) ensureSet(set string) error {
 func (s *Store) PutSetDeclaration(
 	ctx context.Context, set, identifier string, options storage.ChangeOptions,
 ) (changed bool, err error) {
-	err = s.inTx(ctx, foreground, "adding a declaration to a set", func(t *tx) error {
+	err = s.inTxAt(ctx, []string{ofDeclaration(identifier), ofSet(set)}, "adding a declaration to a set", func(t *tx) error {
 		changed = false
 		locked, err := t.lockDeclarations(identifier)
 		if err != nil {
@@ -71,7 +71,7 @@ func (s *Store) PutSetDeclaration(
 func (s *Store) DeleteSetDeclaration(
 	ctx context.Context, set, identifier string, options storage.ChangeOptions,
 ) (changed bool, err error) {
-	err = s.inTx(ctx, foreground, "taking a declaration out of a set", func(t *tx) error {
+	err = s.inTxAt(ctx, []string{ofDeclaration(identifier), ofSet(set)}, "taking a declaration out of a set", func(t *tx) error {
 		changed = false
 		if _, err := t.lockDeclarations(identifier); err != nil {
 			return err

@@ -96,7 +96,8 @@ type Store struct {
 	asking  singleflight.Group // of those who ask whether the database works
 	dialect *Dialect
 	options Options
-	turns   turns
+	turns   turns  // where one transaction can write at a time
+	queues  queues // where any number can
 
 	touched  touched
 	reports  reportQueue
@@ -108,20 +109,14 @@ type Store struct {
 	// insertChange and linkChange, prepared, are run for every change.
 	insertChange, linkChange *sql.Stmt
 	// writing has an element for each transaction, and inBackground for each that nobody waits for, where any number of
-	// connections may write; and patient for each of those that have waited for a lock in vain.
-	writing, inBackground, patient chan struct{}
+	// connections may write.
+	writing, inBackground chan struct{}
 }
 
 var _ storage.Store = (*Store)(nil)
 
 // maxInBackground keeps the transactions that nobody waits for from taking the database from those that somebody waits for.
 const maxInBackground = 2
-
-// maxPatient is how many transactions wait at once for locks that they have waited for in vain, and for longer then. The others
-// of these wait for their turn, without a connection: a row that somebody holds would else take all of them from those who do
-// not need it. In turn they come to it where it is only that a crowd wants the same: who gives up loses its place in the
-// database's order.
-const maxPatient = 4
 
 // readersOnly is how many connections are kept from transactions, which can wait for locks: who only reads goes on.
 const readersOnly = 4
@@ -142,7 +137,7 @@ func New(ctx context.Context, handles Handles, dialect *Dialect, options Options
 	guard := &guard{dialect: dialect, timeout: options.Timeout, most: maxInside}
 	s := &Store{read: pool{guard, handles.Read}, write: handles.Write, probe: handles.Probe, guard: guard, dialect: dialect,
 		options: options, writing: make(chan struct{}, maxWriting(handles.Write)),
-		inBackground: make(chan struct{}, maxInBackground), patient: make(chan struct{}, maxPatient)}
+		inBackground: make(chan struct{}, maxInBackground)}
 	if s.probe == nil {
 		s.probe = handles.Read
 	}

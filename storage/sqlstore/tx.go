@@ -42,13 +42,31 @@ func (s *Store) inTx(ctx context.Context, u urgency, operation string, fn func(*
 	return v.during(func() error { return s.transact(v.ctx, u, operation, fn) })
 }
 
+// inTxAt is inTx for what somebody waits for and many may want to do at once to the same rows, which queues names: they come to
+// them in turn.
+func (s *Store) inTxAt(ctx context.Context, rows []string, operation string, fn func(*tx) error) error {
+	v, err := s.guard.enter(ctx, foreground)
+	if err != nil {
+		return fmt.Errorf("%s: %w", operation, err)
+	}
+	return v.during(func() error {
+		if !s.dialect.OneWriter { // where all transactions take turns anyway
+			release, err := s.queues.take(v.ctx, rows...)
+			if err != nil {
+				return fmt.Errorf("%s: %w", operation, err)
+			}
+			defer release()
+		}
+		return s.transact(v.ctx, foreground, operation, fn)
+	})
+}
+
 // transact is inTx for those who have entered.
 func (s *Store) transact(ctx context.Context, u urgency, operation string, fn func(*tx) error) error {
 	backoff := firstBackoff
 	var lost error // by the last try that was lost against others
-	patient := false
 	for try := 1; ; try++ {
-		err := s.tryTx(ctx, u, patient, fn)
+		err := s.tryTx(ctx, u, fn)
 		if err == nil {
 			return nil
 		}
@@ -66,7 +84,6 @@ func (s *Store) transact(ctx context.Context, u urgency, operation string, fn fu
 			return fmt.Errorf("%s: %w", operation, err)
 		}
 		lost = err
-		patient = patient || s.dialect.Trouble(err).Held
 		s.counters.retries.Add(1)
 		s.options.Logger.DebugContext(ctx, "transaction tried again", "operation", operation, "try", try, "error", err)
 		timer := time.NewTimer(time.Duration(rand.Int64N(int64(backoff))) + backoff/2) // #nosec G404 -- a pause is no secret
@@ -80,7 +97,7 @@ func (s *Store) transact(ctx context.Context, u urgency, operation string, fn fu
 	}
 }
 
-func (s *Store) tryTx(ctx context.Context, u urgency, patient bool, fn func(*tx) error) (err error) {
+func (s *Store) tryTx(ctx context.Context, u urgency, fn func(*tx) error) (err error) {
 	if s.dialect.OneWriter {
 		if err := s.turns.take(ctx, u); err != nil {
 			return err
@@ -96,12 +113,6 @@ func (s *Store) tryTx(ctx context.Context, u urgency, patient bool, fn func(*tx)
 				return err
 			}
 			defer func() { <-s.inBackground }()
-		}
-		if patient {
-			if err := take(ctx, s.patient); err != nil {
-				return err
-			}
-			defer func() { <-s.patient }()
 		}
 		if err := take(ctx, s.writing); err != nil {
 			return err
@@ -123,19 +134,7 @@ func (s *Store) tryTx(ctx context.Context, u urgency, patient bool, fn func(*tx)
 		}
 	}()
 	t := &tx{ctx: ctx, raw: raw, store: s, dialect: s.dialect, now: s.now()}
-	if patient && s.dialect.Patient != "" {
-		if _, err := t.exec(s.dialect.Patient); err != nil {
-			return err
-		}
-		err = fn(t)
-		// A connection that cannot be set back is of no use to the transaction either.
-		if _, usualErr := t.exec(s.dialect.Usual); usualErr != nil {
-			return errors.Join(err, usualErr)
-		}
-	} else {
-		err = fn(t)
-	}
-	if err != nil {
+	if err := fn(t); err != nil {
 		return err
 	}
 	committed = true

@@ -77,8 +77,9 @@ func changeAgainstMembership(w *world) {
 	})
 	w.await(1)
 	w.look(seen, "e")
+	replica := w.open(w.options()) // in one process they would take turns
 	added := w.start(func() error {
-		_, err := w.store.PutSetDeclaration(w.ctx, "b", "d", change)
+		_, err := replica.PutSetDeclaration(w.ctx, "b", "d", change)
 		return err
 	})
 	w.await(2)
