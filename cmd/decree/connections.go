@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"crypto/tls"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -19,6 +21,7 @@ import (
 type listener struct {
 	*net.TCPListener
 	connections *connections
+	secure      *tls.Config // nil: without TLS
 
 	mu    sync.Mutex
 	until time.Time // not zero: it is being stopped, and takes none after this
@@ -54,6 +57,9 @@ func (l *listener) Accept() (net.Conn, error) {
 		accepted, err := l.TCPListener.Accept()
 		switch {
 		case err == nil:
+			if l.secure != nil {
+				accepted = tls.Server(accepted, l.secure)
+			}
 			return &conn{Conn: accepted, of: l.connections}, nil
 		case !errors.Is(err, os.ErrDeadlineExceeded):
 			return nil, err
@@ -66,14 +72,17 @@ func (l *listener) Accept() (net.Conn, error) {
 // Whoever can reach a port can open connections, and begin requests that never come. Both take memory before anybody is asked
 // for a key.
 const (
-	// maxConnections is how many connections a site has at most, and filesForOthers how many of the files that may be open
-	// are kept from connections.
+	// maxConnections is how many connections there are at most, and filesForOthers how many of the files that may be open are
+	// kept from connections.
 	maxConnections = 8192
 	filesForOthers = 256
-	// freeHead is as much of a request's head (its first line and its headers) as everybody may send: far more than most.
-	// What is longer needs one of maxLongHeads places, and waits for it up to headPatience.
-	freeHead     = 16 << 10
+	// freeHead and freeLines are as much of a request's head (its first line and its headers) as everybody may send: more than
+	// most. What is longer needs one of maxLongHeads places, and waits for it up to headPatience. A line takes memory beside
+	// its octets, so there is no head of more than maxLines.
+	freeHead     = 4 << 10
+	freeLines    = 64
 	maxHead      = 1 << 20 // POST /v1/notify can name much in its query
+	maxLines     = 1000
 	maxLongHeads = 64
 	headPatience = 5 * time.Second
 )
@@ -87,11 +96,12 @@ const (
 
 // connectionLimit returns how many connections each of so many sites may have.
 func connectionLimit(sites int) int {
+	most := maxConnections
 	var files syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil || files.Cur > 1<<20 {
-		return maxConnections
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err == nil && files.Cur < maxConnections+filesForOthers {
+		most = max(int(files.Cur)-filesForOthers, filesForOthers)
 	}
-	return max(filesForOthers, min(maxConnections, (int(files.Cur)-filesForOthers)/sites))
+	return most / sites
 }
 
 // heads bounds the long heads of requests that are being read, or answered.
@@ -118,7 +128,8 @@ func (h *heads) take() bool {
 
 func (h *heads) giveBack() { <-h.places }
 
-// connections are those of a site. Where one comes for which there is no room, those go that have had no request for longest.
+// connections are those of a site. Where one comes for which there is no room, those go that have waited for their clients
+// for longest.
 type connections struct {
 	most    int
 	heads   *heads
@@ -133,43 +144,116 @@ func newConnections(most int, heads *heads) *connections {
 	return &connections{most: most, heads: heads, all: map[*conn]bool{}}
 }
 
-// conn is a connection. What has no lock is of who reads it and tells of its state, one after the other.
+// conn is a connection, above TLS where there is any: what is read from it is HTTP. What has no lock is of who reads it and
+// tells of its state, one after the other.
 type conn struct {
 	net.Conn
 	of    *connections
 	state atomic.Int64 // an http.ConnState
+	// since is when the state changed, or octets of the request under way were last waited for.
 	since atomic.Int64
-	head  int  // octets of the head that is being read
-	long  bool // has a place among the long heads
+	// stuck counts those who wait until the client sends a request's body, or takes its answer.
+	stuck atomic.Int64
+
+	// head and lines are how many octets and lines there are of the head that is being read.
+	head, lines          int
+	lineBegun, headEnded bool
+	long                 bool // has a place among the long heads
+	refused              bool
 }
 
-// Read implements net.Conn. net/http calls a connection new, or idle, until it has read the head of a request.
-func (c *conn) Read(b []byte) (int, error) {
-	n, err := c.Conn.Read(b)
-	if err != nil || !c.waits() {
-		return n, err
-	}
-	if c.head += n; c.head > freeHead && !c.long {
-		if c.long = c.of.heads.take(); !c.long {
-			c.of.dropped.Add(1)
-			// As for a head that does not come in time. What is not the network's, net/http takes for the client's, and answers.
-			return 0, os.ErrDeadlineExceeded
+// Read implements net.Conn.
+func (c *conn) Read(b []byte) (n int, err error) {
+	switch {
+	case c.refused:
+		return 0, errRefused
+	case c.waits():
+		if n, err = c.Conn.Read(b); err != nil {
+			c.refusePlain(err)
+			return n, err
 		}
+		return c.readHead(b[:n])
+	case len(b) == 1:
+		// So net/http finds out whether the client is still there while its request is answered.
+		return c.Conn.Read(b)
 	}
-	return n, nil
+	c.since.Store(time.Now().UnixNano())
+	c.stuck.Add(1)
+	defer c.stuck.Add(-1)
+	return c.Conn.Read(b)
 }
 
-// waits reports whether no request has come whole.
+// readHead counts what was read of a head.
+func (c *conn) readHead(b []byte) (int, error) {
+	c.countHead(b)
+	ok := c.lines <= maxLines
+	if ok && !c.long && (c.head > freeHead || c.lines > freeLines) {
+		c.long = c.of.heads.take()
+		ok = c.long
+	}
+	if !ok {
+		c.refused = true
+		c.of.dropped.Add(1)
+		return 0, errRefused
+	}
+	return len(b), nil
+}
+
+// errRefused ends a connection, as if its head had not come in time. What is not the network's error, net/http takes for the
+// client's, and answers.
+var errRefused = os.ErrDeadlineExceeded
+
+// countHead counts what of it is the head, which ends with an empty line.
+func (c *conn) countHead(b []byte) {
+	for len(b) > 0 && !c.headEnded {
+		line, rest, ended := bytes.Cut(b, []byte{'\n'})
+		c.head += len(b) - len(rest)
+		c.lineBegun = c.lineBegun || len(bytes.TrimSuffix(line, []byte{'\r'})) > 0
+		if ended {
+			c.lines++
+			c.headEnded = !c.lineBegun
+			c.lineBegun = false
+		}
+		b = rest
+	}
+}
+
+// refusePlain tells a client that speaks HTTP where TLS is spoken.
+func (c *conn) refusePlain(err error) {
+	var record tls.RecordHeaderError
+	if errors.As(err, &record) && record.Conn != nil && record.RecordHeader[0] >= 'A' && record.RecordHeader[0] <= 'Z' {
+		_, _ = io.WriteString(record.Conn, "HTTP/1.0 400 Bad Request\r\n\r\nthis address speaks HTTPS\n")
+	}
+}
+
+// Write implements net.Conn.
+func (c *conn) Write(b []byte) (int, error) {
+	c.since.Store(time.Now().UnixNano())
+	c.stuck.Add(1)
+	defer c.stuck.Add(-1)
+	return c.Conn.Write(b)
+}
+
+// CloseWrite is for net/http, which has a client that still sends read its answer before the connection is closed.
+func (c *conn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return nil
+}
+
+// waits reports whether no request has come whole. net/http calls a connection new, or idle, until it has read the head of
+// one.
 func (c *conn) waits() bool {
 	state := http.ConnState(c.state.Load())
 	return state == http.StateNew || state == http.StateIdle
 }
 
+// expendable reports whether it is the client's turn.
+func (c *conn) expendable() bool { return c.waits() || c.stuck.Load() > 0 }
+
 // changed is for http.Server, which has got the connection from Accept of a listener.
 func (c *connections) changed(of net.Conn, state http.ConnState) {
-	if secure, ok := of.(*tls.Conn); ok {
-		of = secure.NetConn()
-	}
 	conn, now := of.(*conn), time.Now().UnixNano()
 	c.changedAt.Store(now)
 	conn.since.Store(now)
@@ -177,7 +261,7 @@ func (c *connections) changed(of net.Conn, state http.ConnState) {
 	if state == http.StateActive {
 		return
 	}
-	conn.head = 0
+	conn.head, conn.lines, conn.lineBegun, conn.headEnded = 0, 0, false, false
 	if conn.long { // what the head has become is there until its request is answered
 		conn.long = false
 		c.heads.giveBack()
@@ -202,7 +286,7 @@ func (c *connections) add(fresh *conn) {
 	}
 	var waiting []*conn
 	for conn := range c.all {
-		if conn.waits() {
+		if conn.expendable() {
 			waiting = append(waiting, conn)
 		}
 	}

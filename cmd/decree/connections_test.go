@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -13,6 +14,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/decree-ddm/decree/http/edge"
 )
 
 // crowdedSite serves at a site with such connections. A request for /wait is answered when the test receives from asked.
@@ -23,6 +26,9 @@ func crowdedSite(t *testing.T, of *connections, secure *tls.Config) (address str
 	s.mux.Handle("GET /{path}", func(w http.ResponseWriter, r *http.Request) error {
 		if path := r.PathValue("path"); path != "now" {
 			waiting <- path
+		}
+		if _, err := edge.ReadBody(w, r, 1<<20); err != nil {
+			return err
 		}
 		w.WriteHeader(http.StatusNoContent)
 		return nil
@@ -133,6 +139,39 @@ func TestNewcomersFindRoom(t *testing.T) {
 	}
 }
 
+// TestBodiesThatDoNotComeMakeRoom checks the same of requests whose bodies do not come, which are all that there are.
+func TestBodiesThatDoNotComeMakeRoom(t *testing.T) {
+	t.Parallel()
+	certificatePEM, keyPEM := certificate(t, 1)
+	server, client := tlsOf(t, certificatePEM, keyPEM)
+	for name, secure := range map[string]*tls.Config{"plain": nil, "TLS": server} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			const most = 20
+			of := newConnections(most, newHeads(1, patience))
+			address, _ := crowdedSite(t, of, secure)
+			dial := func() rawClient {
+				plain := newRawClient(t, address)
+				if secure == nil {
+					return plain
+				}
+				return rawClient{t, tls.Client(plain.Conn, client)}
+			}
+			var stuck []rawClient
+			for range most {
+				stuck = append(stuck, dial().ask("now").send("Content-Length: 10000\r\n\r\nbegun"))
+				require.Eventually(t, func() bool { return active(of) == len(stuck) }, patience, time.Millisecond)
+			}
+			for range most {
+				dial().ask("now").send("\r\n").requireAnswer()
+			}
+			for _, client := range stuck {
+				client.requireDropped()
+			}
+		})
+	}
+}
+
 // active counts the connections whose request is being answered.
 func active(of *connections) (n int) {
 	of.mu.Lock()
@@ -186,15 +225,9 @@ func TestLongHeads(t *testing.T) {
 		t.Parallel()
 		of := newConnections(100, newHeads(1, 10*time.Millisecond))
 		certificatePEM, keyPEM := certificate(t, 1)
-		pair, err := tls.X509KeyPair([]byte(certificatePEM), []byte(keyPEM))
-		require.NoError(t, err)
-		roots := x509.NewCertPool()
-		require.True(t, roots.AppendCertsFromPEM([]byte(certificatePEM)))
-		address, _ := crowdedSite(t, of, &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12})
-		secure := func() rawClient {
-			plain := newRawClient(t, address)
-			return rawClient{t, tls.Client(plain.Conn, &tls.Config{RootCAs: roots, ServerName: "127.0.0.1", MinVersion: tls.VersionTLS12})}
-		}
+		server, client := tlsOf(t, certificatePEM, keyPEM)
+		address, _ := crowdedSite(t, of, server)
+		secure := func() rawClient { return rawClient{t, tls.Client(newRawClient(t, address).Conn, client)} }
 		secure().ask("now").send(long)
 		require.Eventually(t, func() bool { return len(of.heads.places) == 1 }, patience, time.Millisecond)
 		secure().ask("now").send(long).requireDropped()
@@ -202,9 +235,45 @@ func TestLongHeads(t *testing.T) {
 	})
 }
 
+// tlsOf returns the configurations of both sides.
+func tlsOf(t *testing.T, certificatePEM, keyPEM string) (server, client *tls.Config) {
+	t.Helper()
+	pair, err := tls.X509KeyPair([]byte(certificatePEM), []byte(keyPEM))
+	require.NoError(t, err)
+	roots := x509.NewCertPool()
+	require.True(t, roots.AppendCertsFromPEM([]byte(certificatePEM)))
+	return &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12},
+		&tls.Config{RootCAs: roots, ServerName: "127.0.0.1", MinVersion: tls.VersionTLS12}
+}
+
+// TestLines checks that a head of many lines takes a place whatever its size, that one of more has no place, and that the
+// lines of a body do not count.
+func TestLines(t *testing.T) {
+	t.Parallel()
+	of := newConnections(100, newHeads(1, patience))
+	address, _ := crowdedSite(t, of, nil)
+	lines := func(n int) string { return strings.Repeat("a:\r\n", n) }
+	places := func(n int) {
+		t.Helper()
+		require.Eventually(t, func() bool { return len(of.heads.places) == n }, patience, time.Millisecond)
+	}
+	few := newRawClient(t, address).ask("now").send(lines(freeLines - 3))
+	few.send("\r\n").requireAnswer()
+	body := lines(500)
+	few.send(fmt.Sprintf("GET /now HTTP/1.1\r\nHost: decree\r\nContent-Length: %d\r\n\r\n%s", len(body), body)).requireAnswer()
+	few.ask("now").send("\r\n").requireAnswer()
+	places(0)
+	many := newRawClient(t, address).ask("now").send(lines(freeLines + 1))
+	places(1)
+	many.send(lines(100)).send("\r\n").requireAnswer()
+	places(0)
+	newRawClient(t, address).ask("now").send(lines(maxLines)).requireDropped()
+	places(0)
+	require.EqualValues(t, 1, of.dropped.Load())
+}
+
 func TestConnectionLimit(t *testing.T) {
 	t.Parallel()
 	require.LessOrEqual(t, connectionLimit(1), maxConnections)
-	require.GreaterOrEqual(t, connectionLimit(3), filesForOthers)
-	require.LessOrEqual(t, connectionLimit(3), connectionLimit(1))
+	require.Equal(t, connectionLimit(1)/3, connectionLimit(3))
 }

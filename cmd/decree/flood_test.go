@@ -136,10 +136,17 @@ func TestLongHeadsAtOnce(t *testing.T) {
 	const clients = 500
 	p := startBinary(t)
 	s := p.server()
-	header := "X-Long: " + strings.Repeat("x", 64<<10-20) + "\r\n"
+	headers := []string{
+		"X-Long: " + strings.Repeat("x", 64<<10-20) + "\r\n",
+		"",
+	}
+	for i := range 4 << 10 { // each of which is a header of its own
+		headers[1] += fmt.Sprintf("x%x:\r\n", i)
+	}
 	var flood sync.WaitGroup
 	sent := atomic.Int64{}
-	for range clients {
+	for i := range clients {
+		header := headers[i%2]
 		flood.Go(func() {
 			conn, err := net.DialTimeout("tcp", strings.TrimPrefix(s.url, "http://"), patience)
 			if !assert.NoError(t, err) {

@@ -111,7 +111,7 @@ func serve(ctx context.Context, args, environ []string, stdout, stderr io.Writer
 		_, err := fmt.Fprintln(stdout, version)
 		return err
 	}
-	if !slices.ContainsFunc(environ, func(pair string) bool { return strings.HasPrefix(pair, "GOMEMLIMIT=") }) {
+	if !slices.ContainsFunc(environ, func(pair string) bool { return strings.HasPrefix(pair, "GOMEMLIMIT=") && pair != "GOMEMLIMIT=" }) {
 		debug.SetMemoryLimit(memoryLimit)
 	}
 	return serveConfig(ctx, config, stdout, stderr)

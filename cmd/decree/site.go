@@ -19,6 +19,7 @@ type site struct {
 	flag     string // that names the address
 	address  string
 	mux      *edge.Mux
+	secure   *tls.Config // nil: without TLS
 	server   *http.Server
 	listener *listener // nil before listen
 	logger   *slog.Logger
@@ -46,9 +47,9 @@ func newSites(config listenConfig, secure *tls.Config, logger *slog.Logger) site
 			count++
 		}
 	}
-	most, heads := connectionLimit(count), newHeads(maxLongHeads, headPatience)
 	newSite := func(flag, address string) *site {
-		return newSite(flag, address, secure, newConnections(most, heads), logger)
+		room := newConnections(connectionLimit(count), newHeads(maxLongHeads/count, headPatience))
+		return newSite(flag, address, secure, room, logger)
 	}
 	first := newSite("-listen", config.address)
 	all := sites{main: first, ddm: first, metrics: first, bodies: edge.NewBodies(), stopping: make(chan struct{})}
@@ -69,11 +70,10 @@ func newSite(flag, address string, secure *tls.Config, connections *connections,
 	// The limits below are those of HTTP/1: in HTTP/2 one connection can do what they keep many from.
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
-	s := &site{flag: flag, address: address, mux: mux, connections: connections, logger: logger}
+	s := &site{flag: flag, address: address, mux: mux, secure: secure, connections: connections, logger: logger}
 	s.server = &http.Server{
 		Handler:           mux,
 		Protocols:         &protocols,
-		TLSConfig:         secure.Clone(), // each server adds to its own
 		ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout:       time.Minute,
 		WriteTimeout:      time.Minute,
@@ -121,19 +121,14 @@ func (s sites) listen(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", site.flag, err)
 		}
-		site.listener = &listener{TCPListener: opened.(*net.TCPListener), connections: site.connections}
+		site.listener = &listener{TCPListener: opened.(*net.TCPListener), connections: site.connections, secure: site.secure}
 	}
 	return nil
 }
 
 // serve answers requests until the server is shut down. What ends it otherwise is an error.
 func (s *site) serve() error {
-	serve := s.server.Serve
-	if s.server.TLSConfig != nil {
-		// The certificate is in the configuration, since it changes.
-		serve = func(listener net.Listener) error { return s.server.ServeTLS(listener, "", "") }
-	}
-	if err := serve(s.listener); !errors.Is(err, http.ErrServerClosed) && !s.stopping.Load() {
+	if err := s.server.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) && !s.stopping.Load() {
 		return err
 	}
 	return nil
@@ -204,6 +199,7 @@ func (p *program) secure(config tlsConfig) (*tls.Config, error) {
 	}
 	return &tls.Config{
 		MinVersion:     tls.VersionTLS12,
+		NextProtos:     []string{"http/1.1"},
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return current.Load(), nil },
 	}, nil
 }

@@ -44,8 +44,10 @@ const (
 	// must fit in.
 	smallRoom = 32 << 20
 	largeRoom = 48 << 20
-	// bodySpeed is how many octets of what is counted have to come in a second.
+	// bodySpeed is how many octets of what is counted have to come in a second, beside bodyGrace. What is not counted, or
+	// nobody reads, has to come within bodyGrace.
 	bodySpeed = 1 << 20
+	bodyGrace = 10 * time.Second
 )
 
 // NewBodies returns room for bodies.
@@ -54,7 +56,7 @@ func NewBodies() *Bodies { return newBodies(smallRoom, largeRoom) }
 func newBodies(small, large int64) *Bodies {
 	b := &Bodies{
 		small: semaphore.NewWeighted(small), large: semaphore.NewWeighted(large), limit: small + large,
-		patience: 5 * time.Second, grace: 10 * time.Second, pressed: time.Second, stopGrace: 3 * time.Second,
+		patience: 5 * time.Second, grace: bodyGrace, pressed: time.Second, stopGrace: 3 * time.Second,
 		reading: map[*bodyReader]bool{}, waiting: map[*semaphore.Weighted]int{},
 	}
 	b.stopping, b.stop = context.WithCancel(context.Background())
@@ -182,7 +184,7 @@ type bodyReader struct {
 	isPressed bool         // guarded by Bodies.mu
 
 	deadlineMu sync.Mutex
-	deadline   time.Time // zero: that of the server
+	deadline   time.Time // zero: bodyGrace after the request came
 	finished   bool
 }
 
@@ -207,7 +209,7 @@ func (r *bodyReader) finish(whole bool) {
 	r.deadlineMu.Lock()
 	defer r.deadlineMu.Unlock()
 	r.finished = true
-	if whole && !r.deadline.IsZero() {
+	if whole {
 		_ = r.control.SetReadDeadline(time.Time{})
 	}
 }

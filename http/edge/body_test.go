@@ -268,3 +268,22 @@ func TestStoppedBodies(t *testing.T) {
 	s.answer <- struct{}{}
 	require.Equal(t, http.StatusOK, done().code, "it was read")
 }
+
+// TestBodiesThatDoNotCome checks that those which need no room, and those which nobody reads, are not waited for longer.
+func TestBodiesThatDoNotCome(t *testing.T) {
+	t.Parallel()
+	bodies := newBodies(smallBody, mebibyte)
+	bodies.grace = 50 * time.Millisecond
+	s := newBodyServer(t, bodies)
+	begin := time.Now()
+	require.Equal(t, "HTTP/1.1 408 Request Timeout", answerOf(t, s.stuck("/echo", 100, 50)))
+	require.Equal(t, "HTTP/1.1 404 Not Found", answerOf(t, s.stuck("/nothing", 100, 50)))
+	require.Less(t, time.Since(begin), 10*time.Second)
+
+	// What has come is answered, whenever that is.
+	wait := s.start("/hold", 100)
+	require.Equal(t, 100, <-s.read)
+	require.Equal(t, "HTTP/1.1 408 Request Timeout", answerOf(t, s.stuck("/echo", 100, 50)), "meanwhile")
+	s.answer <- struct{}{}
+	require.Equal(t, http.StatusOK, wait().code)
+}

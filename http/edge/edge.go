@@ -62,6 +62,10 @@ func (m *Mux) Before(fn func(w http.ResponseWriter, r *http.Request)) {
 func (m *Mux) ShareBodies(bodies *Bodies) { m.bodies = bodies }
 
 func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.ContentLength != 0 {
+		// Whoever reads a large body gives it longer.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(m.bodies.grace)) // what is no connection has none
+	}
 	for _, fn := range m.before {
 		fn(w, r)
 	}
