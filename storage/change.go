@@ -43,7 +43,7 @@ const (
 type Change struct {
 	// ID is of this row. Rows that are made one after the other, such as those of one declaration, have ascending ids.
 	ID int64
-	// ChangeID is that of the ChangeOptions. The rows of an import share it.
+	// ChangeID is that of the ChangeOptions. The rows of an import share it, and so do those of the sets that are lost at once.
 	ChangeID string
 	At       time.Time
 	By       string
@@ -56,7 +56,8 @@ type Change struct {
 	Held bool
 	// Amount is how many things it is about, where it is not one.
 	Amount int64
-	// Reach is nil where that of a whole batch is told by another row with the same ChangeID, whose action is ActionImport.
+	// Reach is nil where another row with the same ChangeID tells that of all: of a batch that with ActionImport, of the sets
+	// that an enrollment lost at once that with ActionDropEnrollmentSets or ActionDeleteEnrollment.
 	Reach *Reach
 }
 

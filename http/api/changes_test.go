@@ -91,7 +91,7 @@ func TestChangesTellWhoDidWhat(t *testing.T) {
 		method, target string
 		options        []requestOption
 		code           int
-		told           string // nothing: it is not in the log
+		told           string // nothing: it is not in the log; several rows have commas between them
 	}{
 		{"PUT", "/v1/declarations", []requestOption{body(declaration("D"))}, 304, ""},
 		{"PUT", "/v1/declarations", []requestOption{body(`{}`)}, 400, ""},
@@ -110,9 +110,11 @@ func TestChangesTellWhoDidWhat(t *testing.T) {
 		{"POST", "/v1/notify?set=S&id=E1&id=E2", nil, 204, "api notify S"},
 		{"DELETE", "/v1/enrollment-sets/E1?set=S", nil, 204, "api enrollment-set.delete E1 S"},
 		{"DELETE", "/v1/enrollment-sets/E1?set=S", nil, 304, ""},
-		{"DELETE", "/v1/enrollment-sets-all/E2", nil, 204, "api enrollment-sets.delete E2"},
+		{"DELETE", "/v1/enrollment-sets-all/E2", nil, 204, "api enrollment-sets.delete E2, api enrollment-set.delete E2 S"},
 		{"DELETE", "/v1/enrollments/E2", []requestOption{pipeline}, 204, "pipeline enrollment.delete E2"},
 		{"DELETE", "/v1/enrollments/E2", nil, 304, ""},
+		{"PUT", "/v1/enrollment-sets/E3?set=S", nil, 204, "api enrollment-set.put E3 S"},
+		{"DELETE", "/v1/enrollments/E3", nil, 204, "api enrollment.delete E3, api enrollment-set.delete E3 S"},
 		{"DELETE", "/v1/set-declarations/S?declaration=D", nil, 204, "api set-declaration.delete S D"},
 		{"DELETE", "/v1/declarations/D?nonotify=1", nil, 204, "api declaration.delete D"},
 		{"DELETE", "/v1/declarations/D", nil, 304, ""},
@@ -121,7 +123,7 @@ func TestChangesTellWhoDidWhat(t *testing.T) {
 		s.do(step.method, step.target, step.options...).is(step.code)
 		wanted := before
 		if step.told != "" {
-			wanted = append([]string{step.told}, before...)
+			wanted = append(strings.Split(step.told, ", "), before...)
 		}
 		require.Equal(t, wanted, s.do("GET", "/v1/changes").told(), "%s %s", step.method, step.target)
 	}
@@ -134,6 +136,10 @@ func TestChangesTellWhoDidWhat(t *testing.T) {
 	require.True(t, held.NoNotify)
 	require.False(t, *held.Finished, "its fan-out has not begun")
 	require.Equal(t, 3, s.do("GET", "/v1/changes?action=notify&set=S").changes()[0].Count)
+	forgotten := s.do("GET", "/v1/changes?enrollment_id=E3&limit=2").changes()
+	require.Equal(t, 1, forgotten[0].Count)
+	require.Equal(t, forgotten[0].ChangeID, forgotten[1].ChangeID)
+	require.Nil(t, forgotten[1].Reached)
 	s.do("GET", "/v1/changes", anonymous).fails(401, "API key")
 }
 

@@ -192,8 +192,12 @@ func TestChangesOfEvents(t *testing.T) {
 	require.Equal(t, assigned[0].ChangeID, assigned[1].ChangeID, "one event")
 	w.taken(checkin("mdm.CheckOut", "E", ""))
 	removed := changes()
-	require.Len(t, removed, 3)
+	require.Len(t, removed, 2+3)
 	require.Equal(t, storage.ActionDropEnrollmentSets, removed[0].Action)
+	require.Equal(t, []string{"b", "a"}, []string{removed[1].Set, removed[2].Set})
+	for _, change := range removed[:3] {
+		require.Equal(t, removed[0].ChangeID, change.ChangeID, "one event")
+	}
 	require.NotEqual(t, assigned[0].ChangeID, removed[0].ChangeID)
 }
 

@@ -101,6 +101,20 @@ func (t *tx) recordParts(options storage.ChangeOptions, parts []changeEntry) err
 	return nil
 }
 
+// recordLoss writes a change to the log by which an enrollment has lost several sets at once: each of them as if it were lost
+// alone, so that it is found by the set, and behind them the entry, which counts them and tells the reach.
+func (t *tx) recordLoss(options storage.ChangeOptions, e changeEntry, lost []string) error {
+	parts := make([]changeEntry, len(lost))
+	for i, set := range lost {
+		parts[i] = changeEntry{action: storage.ActionDropEnrollmentSet, enrollment: e.enrollment, set: set}
+	}
+	if err := t.recordParts(options, parts); err != nil {
+		return err
+	}
+	e.amount = len(lost)
+	return t.record(options, e)
+}
+
 // credit adds what a fan-out has reached to the changes that have requested it, to a bounded number of them, and reports
 // whether these were all. Nothing else is locked behind the rows of changes.
 func (t *tx) credit(set string, run, reached int64) (all bool, err error) {

@@ -44,8 +44,7 @@ func (s *Store) DeleteEnrollmentSet(
 	ctx context.Context, enrollmentID, set string, options storage.ChangeOptions,
 ) (changed bool, err error) {
 	return s.deleteEnrollmentSets(ctx, options,
-		changeEntry{action: storage.ActionDropEnrollmentSet, enrollment: enrollmentID, set: set, reached: 1},
-		`DELETE FROM enrollment_sets WHERE enrollment_id = ? AND set_name = ?`, enrollmentID, set)
+		changeEntry{action: storage.ActionDropEnrollmentSet, enrollment: enrollmentID, set: set, reached: 1})
 }
 
 // DeleteEnrollmentSets implements storage.EnrollmentSets.
@@ -53,12 +52,12 @@ func (s *Store) DeleteEnrollmentSets(
 	ctx context.Context, enrollmentID string, options storage.ChangeOptions,
 ) (changed bool, err error) {
 	return s.deleteEnrollmentSets(ctx, options,
-		changeEntry{action: storage.ActionDropEnrollmentSets, enrollment: enrollmentID, reached: 1},
-		`DELETE FROM enrollment_sets WHERE enrollment_id = ?`, enrollmentID)
+		changeEntry{action: storage.ActionDropEnrollmentSets, enrollment: enrollmentID, reached: 1})
 }
 
+// deleteEnrollmentSets takes the set of an entry away, or all, whichever its action is.
 func (s *Store) deleteEnrollmentSets(
-	ctx context.Context, options storage.ChangeOptions, entry changeEntry, statement string, args ...any,
+	ctx context.Context, options storage.ChangeOptions, entry changeEntry,
 ) (changed bool, err error) {
 	err = s.inTxAt(ctx, []string{ofEnrollment(entry.enrollment)}, "taking sets away", func(t *tx) error {
 		changed = false
@@ -70,20 +69,36 @@ func (s *Store) deleteEnrollmentSets(
 		if err := t.touchSetsOf(entry.enrollment); err != nil {
 			return err
 		}
-		deleted, err := t.exec(statement, args...)
-		if err != nil || deleted == 0 {
-			return err
-		}
-		changed = true
+		var lost []string // which the entry does not name
 		if entry.action == storage.ActionDropEnrollmentSets {
-			entry.amount = int(deleted)
+			lost, err = t.dropSets(entry.enrollment)
+			changed = len(lost) > 0
+		} else {
+			var deleted int64
+			deleted, err = t.exec(`DELETE FROM enrollment_sets WHERE enrollment_id = ? AND set_name = ?`,
+				entry.enrollment, entry.set)
+			changed = deleted > 0
+		}
+		if err != nil || !changed {
+			return err
 		}
 		if err := t.mark([]string{entry.enrollment}, t.urgentMark(options)); err != nil {
 			return err
 		}
-		return t.record(options, entry)
+		return t.recordLoss(options, entry, lost)
 	})
 	return changed, err
+}
+
+// dropSets takes all sets away from an enrollment, and returns which these were. The caller holds the enrollment's row, so
+// that it is given no others meanwhile.
+func (t *tx) dropSets(enrollmentID string) (lost []string, err error) {
+	lost, err = t.strings(`SELECT set_name FROM enrollment_sets WHERE enrollment_id = ? ORDER BY set_name`, enrollmentID)
+	if err != nil || len(lost) == 0 {
+		return nil, err
+	}
+	_, err = t.exec(`DELETE FROM enrollment_sets WHERE enrollment_id = ?`, enrollmentID)
+	return lost, err
 }
 
 // EnrollmentSets implements storage.EnrollmentSets.

@@ -213,6 +213,7 @@ func (t *tx) checkOut(event storage.Event, row lifeRow, options storage.EventOpt
 	if err != nil {
 		return err
 	}
+	var left []string // those whose rows it holds; a channel may have been deleted meanwhile
 	for _, id := range append([]string{event.ID}, ids...) {
 		if err := t.void(id, event.At); err != nil {
 			return err
@@ -229,14 +230,21 @@ func (t *tx) checkOut(event storage.Event, row lifeRow, options storage.EventOpt
 				return err
 			}
 		}
-		if _, err := t.exec(`UPDATE enrollments SET left_at = ?, notify_at = NULL, priority = 0,
-			notify_seq = notify_seq + 1 WHERE id = ?`, event.At.UnixMicro(), id); err != nil {
+		updated, err := t.exec(`UPDATE enrollments SET left_at = ?, notify_at = NULL, priority = 0,
+			notify_seq = notify_seq + 1 WHERE id = ?`, event.At.UnixMicro(), id)
+		if err != nil {
 			return err
 		}
-		if !options.RemoveSets {
-			continue
+		if updated > 0 {
+			left = append(left, id)
 		}
-		removed, err := t.exec(`DELETE FROM enrollment_sets WHERE enrollment_id = ?`, id)
+	}
+	if !options.RemoveSets {
+		return nil
+	}
+	// The rows of the log of changes come last, behind those of all enrollments.
+	for _, id := range left {
+		lost, err := t.dropSets(id)
 		if err != nil {
 			return err
 		}
@@ -244,12 +252,12 @@ func (t *tx) checkOut(event storage.Event, row lifeRow, options storage.EventOpt
 		if err := t.mark([]string{id}, mark{at: t.now}); err != nil {
 			return err
 		}
-		if removed == 0 {
+		if len(lost) == 0 {
 			continue
 		}
-		if err := t.record(options.Change, changeEntry{
-			action: storage.ActionDropEnrollmentSets, enrollment: id, amount: int(removed), reached: 1,
-		}); err != nil {
+		if err := t.recordLoss(options.Change, changeEntry{
+			action: storage.ActionDropEnrollmentSets, enrollment: id, reached: 1,
+		}, lost); err != nil {
 			return err
 		}
 	}

@@ -314,16 +314,20 @@ func (s *Store) DeleteEnrollment(
 			return err
 		}
 		for _, table := range []string{
-			"enrollment_sets", "early_results", "problems", "status_declarations", "status_values", "status_errors", "status_reports",
+			"early_results", "problems", "status_declarations", "status_values", "status_errors", "status_reports",
 		} {
 			if _, err := t.exec(`DELETE FROM `+table+` WHERE enrollment_id = ?`, id); err != nil {
 				return err
 			}
 		}
+		lost, err := t.dropSets(id)
+		if err != nil {
+			return err
+		}
 		if _, err := t.exec(`DELETE FROM enrollments WHERE id = ?`, id); err != nil {
 			return err
 		}
-		return t.record(options, changeEntry{action: storage.ActionDeleteEnrollment, enrollment: id})
+		return t.recordLoss(options, changeEntry{action: storage.ActionDeleteEnrollment, enrollment: id}, lost)
 	})
 	return changed, err
 }

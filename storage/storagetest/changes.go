@@ -16,6 +16,7 @@ import (
 var changeTests = []test{
 	{"ChangesOfEachKind", changesOfEachKind},
 	{"ChangesOfEvents", changesOfEvents},
+	{"ChangesOfManySets", changesOfManySets},
 	{"ChangesOfImports", changesOfImports},
 	{"ChangesThatAreUndone", changesThatAreUndone},
 }
@@ -58,11 +59,21 @@ func reached(enrollments int64) *storage.Reach {
 	return &storage.Reach{Enrollments: enrollments, Finished: true}
 }
 
+// losses are the rows of the sets that an enrollment has lost with a change that another row tells of.
+func losses(all storage.Change, sets ...string) (list []storage.Change) {
+	for _, set := range sets {
+		list = append(list, storage.Change{
+			ChangeID: all.ChangeID, By: all.By, Action: "enrollment-set.delete", EnrollmentID: all.EnrollmentID, Set: set, Held: all.Held,
+		})
+	}
+	return list
+}
+
 // waits is the reach of a change that is not.
 func waits(enrollments int64) *storage.Reach { return &storage.Reach{Enrollments: enrollments} }
 
 // changesOfEachKind does everything that can be done, and in between what changes nothing: each change is one row, which
-// tells it.
+// tells it, and one more for each of several sets that are lost at once.
 func changesOfEachKind(w *world) {
 	options := storage.ChangeOptions{ChangeID: "id", By: "somebody"}
 	quiet := storage.ChangeOptions{ChangeID: "id", By: "somebody", Held: true}
@@ -70,6 +81,9 @@ func changesOfEachKind(w *world) {
 	var before string
 	put := func(text string) func() (bool, error) {
 		return func() (bool, error) { return w.store.PutDeclaration(w.ctx, configuration("d", text), options) }
+	}
+	lost := map[string][]string{
+		"take away all": {"s", "t"}, "take away all of one": {"s"}, "forget who has sets": {"s", "t"},
 	}
 	for _, step := range []struct {
 		name   string
@@ -142,13 +156,17 @@ func changesOfEachKind(w *world) {
 		{"take away again", func() (bool, error) { return w.store.DeleteEnrollmentSet(w.ctx, "e", "s", options) }, nil},
 		{"take away all of none", func() (bool, error) { return w.store.DeleteEnrollmentSets(w.ctx, "e", options) }, nil},
 		{"take away all", func() (bool, error) {
-			for _, set := range []string{"s", "t"} {
-				_, err := w.store.PutEnrollmentSet(w.ctx, "e", set, change)
-				require.NoError(w, err)
-			}
+			w.assign("e", "t")
+			w.assign("e", "s")
+			return w.store.DeleteEnrollmentSets(w.ctx, "e", quiet)
+		}, func() storage.Change {
+			return storage.Change{Action: "enrollment-sets.delete", EnrollmentID: "e", Held: true, Amount: 2, Reach: reached(1)}
+		}},
+		{"take away all of one", func() (bool, error) {
+			w.assign("e", "s")
 			return w.store.DeleteEnrollmentSets(w.ctx, "e", options)
 		}, func() storage.Change {
-			return storage.Change{Action: "enrollment-sets.delete", EnrollmentID: "e", Amount: 2, Reach: reached(1)}
+			return storage.Change{Action: "enrollment-sets.delete", EnrollmentID: "e", Amount: 1, Reach: reached(1)}
 		}},
 		{"notify one", func() (bool, error) {
 			return true, w.store.Notify(w.ctx, storage.NotifyTargets{Enrollments: []string{"e"}}, quiet)
@@ -166,6 +184,13 @@ func changesOfEachKind(w *world) {
 			return storage.Change{Action: "enrollment.delete", EnrollmentID: "e", Reach: reached(0)}
 		}},
 		{"forget again", func() (bool, error) { return w.store.DeleteEnrollment(w.ctx, "e", options) }, nil},
+		{"forget who has sets", func() (bool, error) {
+			w.assign("f", "t")
+			w.assign("f", "s")
+			return w.store.DeleteEnrollment(w.ctx, "f", quiet)
+		}, func() storage.Change {
+			return storage.Change{Action: "enrollment.delete", EnrollmentID: "f", Amount: 2, Reach: reached(0)}
+		}},
 	} {
 		w.clock.Advance(time.Second)
 		if d, err := w.store.Declaration(w.ctx, "d"); err == nil {
@@ -179,14 +204,15 @@ func changesOfEachKind(w *world) {
 			require.Len(w, w.changes(storage.ChangeQuery{By: "somebody"}), rows, step.name)
 			continue
 		}
-		require.Len(w, w.changes(storage.ChangeQuery{By: "somebody"}), rows+1, step.name)
+		sets := lost[step.name]
+		require.Len(w, w.changes(storage.ChangeQuery{By: "somebody"}), rows+1+len(sets), step.name)
 		wanted := step.wanted()
 		wanted.ChangeID, wanted.By = "id", "somebody"
-		require.Equal(w, []storage.Change{wanted}, w.newest(1), step.name)
+		require.Equal(w, append(losses(wanted, sets...), wanted), w.newest(1+len(sets)), step.name)
 	}
 	w.drain()
 	for _, change := range w.changes(storage.ChangeQuery{}) {
-		require.True(w, change.Reach.Finished, "%+v", change)
+		require.True(w, change.Reach == nil || change.Reach.Finished, "%+v", change)
 	}
 	w.requireLogTellsAll()
 }
@@ -221,10 +247,13 @@ func changesOfEvents(w *world) {
 	w.clock.Advance(time.Minute)
 	leaving := storage.EventOptions{RemoveSets: true, Change: event}
 	w.applyWith(w.checkedOut(0), leaving)
-	require.Equal(w, []storage.Change{
-		{ChangeID: "event", By: "mdm event", Action: "enrollment-sets.delete", EnrollmentID: "e", Amount: 2, Reach: reached(1)},
-		{ChangeID: "event", By: "mdm event", Action: "enrollment-sets.delete", EnrollmentID: "e:user", Amount: 1, Reach: reached(1)},
-	}, w.newest(2))
+	lost := storage.Change{
+		ChangeID: "event", By: "mdm event", Action: "enrollment-sets.delete", EnrollmentID: "e", Amount: 2, Reach: reached(1),
+	}
+	lostByUser := lost
+	lostByUser.EnrollmentID, lostByUser.Amount = "e:user", 1
+	require.Equal(w, slices.Concat(losses(lost, "base", "more"), []storage.Change{lost},
+		losses(lostByUser, "own"), []storage.Change{lostByUser}), w.newest(5))
 	rows := len(w.changes(storage.ChangeQuery{}))
 	w.clock.Advance(time.Minute)
 	w.applyWith(w.checkedOut(0), leaving)
@@ -232,6 +261,50 @@ func changesOfEvents(w *world) {
 	w.clock.Advance(time.Minute)
 	w.applyWith(w.checkedOut(0), storage.EventOptions{Change: event})
 	require.Len(w, w.changes(storage.ChangeQuery{}), rows)
+	w.requireLogTellsAll()
+}
+
+// changesOfManySets: who has more sets than a statement takes loses each of them in the log, in one change.
+func changesOfManySets(w *world) {
+	const many = 2*200 + 50
+	var sets []string
+	for i := range many {
+		sets = append(sets, fmt.Sprintf("s%03d", i))
+	}
+	options := storage.ChangeOptions{ChangeID: "loss", By: "somebody"}
+	for name, lose := range map[string]func(id string) error{
+		"enrollment-sets.delete": func(id string) error {
+			_, err := w.store.DeleteEnrollmentSets(w.ctx, id, options)
+			return err
+		},
+		"enrollment.delete": func(id string) error {
+			_, err := w.store.DeleteEnrollment(w.ctx, id, options)
+			return err
+		},
+		"mdm.CheckOut": func(id string) error {
+			event := w.checkedOut(0)
+			event.ID = id
+			_, err := w.store.ApplyEvent(w.ctx, event, storage.EventOptions{RemoveSets: true, Change: options})
+			return err
+		},
+	} {
+		var rows []storage.EnrollmentSet
+		for _, set := range sets {
+			rows = append(rows, storage.EnrollmentSet{EnrollmentID: name, Set: set}, storage.EnrollmentSet{EnrollmentID: "other", Set: set})
+		}
+		_, err := w.store.ImportEnrollmentSets(w.ctx, rows, storage.ImportOptions{ChangeOptions: change})
+		require.NoError(w, err)
+		require.NoError(w, lose(name))
+		told := w.newest(many + 1)
+		require.EqualValues(w, many, told[many].Amount, name)
+		require.NotNil(w, told[many].Reach, name)
+		require.Equal(w, losses(told[many], sets...), told[:many], name)
+		require.Len(w, w.changes(storage.ChangeQuery{EnrollmentID: name, Limit: 100}), many+1, name)
+		require.Len(w, w.changes(storage.ChangeQuery{EnrollmentID: name, Set: "s007"}), 1, name)
+		require.Empty(w, w.enrollmentSets(name))
+	}
+	require.Len(w, w.changes(storage.ChangeQuery{Set: "s449"}), 3)
+	require.Len(w, w.enrollmentSets("other"), many)
 	w.requireLogTellsAll()
 }
 
@@ -408,10 +481,9 @@ func (w *world) requireLogTellsAll() {
 			require.True(w, assigned[assignment] || imported, "%+v", row)
 			delete(assigned, assignment)
 		case storage.ActionDropEnrollmentSets, storage.ActionDeleteEnrollment:
+			// Each set has a row of its own before.
 			for assignment := range assigned {
-				if assignment[0] == row.EnrollmentID {
-					delete(assigned, assignment)
-				}
+				require.NotEqual(w, row.EnrollmentID, assignment[0], "%+v", row)
 			}
 		case storage.ActionImport:
 			imported = true
