@@ -272,7 +272,8 @@ func requireEmpty(ctx context.Context, db *sql.DB, path string) error {
 	if tables == 0 {
 		return nil
 	}
-	for _, table := range []string{"declarations", "sets", "enrollments"} {
+	// What was deleted can be brought back, and who did it is known, as long as these are there.
+	for _, table := range []string{"declarations", "sets", "enrollments", "declaration_versions", "changes"} {
 		var rows int
 		if err := db.QueryRowContext(ctx, `SELECT COUNT(*) FROM (SELECT 1 FROM `+table+` LIMIT 1)`).Scan(&rows); err != nil {
 			return fmt.Errorf("reading %s: %w", path, err)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,6 +13,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/decree-ddm/decree/ddm"
+	"github.com/decree-ddm/decree/storage"
 	"github.com/decree-ddm/decree/storage/sqlstore"
 )
 
@@ -66,4 +69,57 @@ func TestNoHalfCopyStays(t *testing.T) {
 	}
 	require.ErrorIs(t, err, context.Canceled)
 	require.Empty(t, namesIn(t, target))
+}
+
+// TestRestoreKeepsWhatSomebodyCouldMiss: a database in which everything was deleted still says what that was, and who did it.
+func TestRestoreKeepsWhatSomebodyCouldMiss(t *testing.T) {
+	t.Parallel()
+	directory := t.TempDir()
+	backup := filepath.Join(directory, "backup.db")
+	store, err := Open(t.Context(), backup, sqlstore.Options{})
+	require.NoError(t, err)
+	require.NoError(t, store.Close())
+	by := storage.ChangeOptions{ChangeID: "id", By: "somebody"}
+	for name, story := range map[string]struct {
+		put, deleted bool
+		statement    string
+		holds        bool
+	}{
+		"new":         {},
+		"declaration": {put: true, statement: `DELETE FROM changes`, holds: true},
+		"history":     {put: true, deleted: true, holds: true},
+		"versions":    {put: true, deleted: true, statement: `DELETE FROM changes`, holds: true},
+		"changes":     {put: true, deleted: true, statement: `DELETE FROM declaration_versions`, holds: true},
+	} {
+		path := filepath.Join(directory, name)
+		store, err := Open(t.Context(), path, sqlstore.Options{})
+		require.NoError(t, err)
+		if story.put {
+			_, err = store.PutDeclaration(t.Context(), &ddm.Declaration{
+				Identifier: "d", Type: "com.apple.configuration.test", Class: ddm.ClassConfiguration, Payload: []byte(`{}`),
+			}, by)
+			require.NoError(t, err)
+		}
+		if story.deleted {
+			_, err = store.DeleteDeclaration(t.Context(), "d", by)
+			require.NoError(t, err)
+		}
+		require.NoError(t, store.Close())
+		if story.statement != "" {
+			db, err := openExisting(path, url.Values{})
+			require.NoError(t, err)
+			_, err = db.ExecContext(t.Context(), story.statement)
+			require.NoError(t, err)
+			require.NoError(t, db.Close())
+		}
+		options := RestoreOptions{ChangeID: "restore", Check: func(context.Context, *sqlstore.Store) error { return nil }}
+		err = Restore(t.Context(), backup, path, options)
+		if !story.holds {
+			require.NoError(t, err, name)
+			continue
+		}
+		require.ErrorIs(t, err, ErrNotEmpty, name)
+		options.Force = true
+		require.NoError(t, Restore(t.Context(), backup, path, options), name)
+	}
 }
