@@ -360,6 +360,10 @@ func TestParseStatusReportRefuses(t *testing.T) {
 func TestStatusReportIsBounded(t *testing.T) {
 	_, err := ParseStatusReport([]byte(`{"StatusItems":{"a":[` + strings.Repeat("0,", maxStatusValues) + `0]}}`))
 	require.ErrorContains(t, err, "more than 131072 values")
+	_, err = ParseStatusReport([]byte(`{"StatusItems":{"a":[` + strings.Repeat("0,", maxStatusValues-2) + `0]}}`))
+	require.NoError(t, err, "the list itself is one of them")
+	_, err = ParseStatusReport([]byte(`{"StatusItems":{"a":[` + strings.Repeat("0,", maxStatusValues-2) + `0]},"Errors":[0]}`))
+	require.ErrorContains(t, err, "more than 131072 values", "all together")
 
 	long := strings.Repeat("é", 100)
 	report, err := ParseStatusReport([]byte(`{"StatusItems":{"` + long + `":{"` + long + `":{"a":1,"b":2,"` + long + `":3}},"list":[{"identifier":"` + long + long + `"}],` +

@@ -52,6 +52,7 @@ func TestInvalidReports(t *testing.T) {
 	for _, invalid := range []string{
 		"", "{", "[]", "null", `"text"`, "1", `{"StatusItems":[]}`, `{"Errors":{}}`, `{"a":1}{"a":1}`, "{\"a\":\"\xff\"}", "<plist/>",
 		strings.Repeat(`{"a":`, 100_000), strings.Repeat(`{"a":`, 100_000) + "1" + strings.Repeat("}", 100_000),
+		`{"StatusItems":{"a":[` + strings.Repeat("0,", 131_072) + `0]}}`,
 	} {
 		got := w.status("E", invalid)
 		require.Equal(t, http.StatusBadRequest, got.code, "%.40s", invalid)
