@@ -2,6 +2,7 @@ package storage
 
 import (
 	"context"
+	"time"
 
 	"github.com/decree-ddm/decree/ddm"
 )
@@ -66,11 +67,12 @@ type CheckedEnrollment struct {
 	Enrollment
 	Vector Vector
 	// FanoutPending says that a fan-out of one of its sets is still to reach it.
-	FanoutPending              bool
-	Priority                   int64
-	ForceSeq, SentSeq          int64
-	LeaseID, LeaseSeq, LeaseAt bool // whether these are set
-	HasStatus                  bool // there is something for CheckStatus
+	FanoutPending     bool
+	Priority          int64
+	ForceSeq, SentSeq int64
+	LeaseID, LeaseSeq bool // whether these are set
+	LeaseUntil        time.Time
+	HasStatus         bool // there is something for CheckStatus
 }
 
 // CheckedStatus is what is known of a device, and what it was made from.

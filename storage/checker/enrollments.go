@@ -70,8 +70,11 @@ func orNothing(token string) string {
 
 // checkQueue verifies what holds for each row, whatever is under way.
 func checkQueue(e *storage.CheckedEnrollment, found func(problem string)) {
-	if e.LeaseID != e.LeaseAt || e.LeaseID != e.LeaseSeq {
+	if leased := !e.LeaseUntil.IsZero(); e.LeaseID != leased || e.LeaseID != e.LeaseSeq {
 		found("has half a lease")
+	}
+	if time.Until(e.LeaseUntil) > never {
+		found("is leased until " + e.LeaseUntil.UTC().Format("January 2006") + ", as if a clock had been wrong")
 	}
 	if e.Priority != 0 && e.Priority != 1 {
 		found("has a priority that no notifier looks for")

@@ -349,7 +349,7 @@ func (s *Store) CheckedEnrollments(ctx context.Context, page storage.Page, known
 }
 
 var checkedEnrollmentsQuery = `SELECT e.id, e.left_at, e.notify_at, e.notify_seq, e.force_seq, e.sent_seq, e.priority, e.held,
-		e.lease_id IS NOT NULL, e.lease_seq IS NOT NULL, e.lease_until IS NOT NULL, e.command_sent_at,
+		e.lease_id IS NOT NULL, e.lease_seq IS NOT NULL, e.lease_until, e.command_sent_at,
 		e.desired_token, e.asked_token, e.fetched_token, e.synced_token, e.out_of_sync,
 		` + hasStatus + `, s.name, s.version,
 		EXISTS (SELECT 1 FROM fanouts f WHERE f.set_name IN (es.set_name, '')
@@ -372,7 +372,7 @@ var hasStatus = func() string {
 func scanChecked(rows *sql.Rows) (e storage.CheckedEnrollment, set storage.SetVersion, err error) {
 	var version sql.NullInt64
 	err = rows.Scan(&e.ID, instant{&e.LeftAt}, instant{&e.NotifyAt}, &e.NotifySeq, &e.ForceSeq, &e.SentSeq, &e.Priority, &e.Held,
-		&e.LeaseID, &e.LeaseSeq, &e.LeaseAt, instant{&e.CommandSentAt},
+		&e.LeaseID, &e.LeaseSeq, instant{&e.LeaseUntil}, instant{&e.CommandSentAt},
 		text{&e.DesiredToken}, text{&e.AskedToken}, text{&e.FetchedToken}, text{&e.SyncedToken}, &e.OutOfSync,
 		&e.HasStatus, text{&set.Name}, &version, &e.FanoutPending)
 	set.Version = version.Int64
