@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"fmt"
 	"mime"
 	"net/http"
@@ -58,6 +59,28 @@ func acceptsJSON(r *http.Request) bool {
 		}
 	}
 	return false
+}
+
+// deletes handles a request to delete something of what its path names; the log has the name as what.
+func (a *api) deletes(
+	what string, del func(ctx context.Context, name string, options storage.ChangeOptions) (changed bool, err error),
+) edge.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		c, err := newChange(r)
+		if err != nil {
+			return err
+		}
+		name, err := pathName(r, "id")
+		if err != nil {
+			return err
+		}
+		edge.EventOf(r.Context()).Set(what, name)
+		changed, err := del(r.Context(), name, c.options)
+		if err != nil {
+			return err
+		}
+		return a.finish(w, c, changed)
+	}
 }
 
 // finish answers a request for a change that storage has taken. Also a change of which nobody is told has work for

@@ -57,23 +57,6 @@ func writeDeclaration(w http.ResponseWriter, declaration *ddm.Declaration) error
 	return err
 }
 
-func (a *api) deleteDeclaration(w http.ResponseWriter, r *http.Request) error {
-	c, err := newChange(r)
-	if err != nil {
-		return err
-	}
-	identifier, err := pathName(r, "id")
-	if err != nil {
-		return err
-	}
-	edge.EventOf(r.Context()).Set("declaration", identifier)
-	changed, err := a.Store.DeleteDeclaration(r.Context(), identifier, c.options)
-	if err != nil {
-		return err
-	}
-	return a.finish(w, c, changed)
-}
-
 // postDeclaration serves /v1/declarations/{id}/touch and /v1/declarations/{id}/rollback. Since an identifier may hold
 // slashes, the end of the path is taken off here.
 func (a *api) postDeclaration(w http.ResponseWriter, r *http.Request) error {

@@ -46,23 +46,6 @@ func (a *api) deleteEnrollmentSet(w http.ResponseWriter, r *http.Request) error 
 	return a.finish(w, c, changed)
 }
 
-func (a *api) deleteEnrollmentSets(w http.ResponseWriter, r *http.Request) error {
-	c, err := newChange(r)
-	if err != nil {
-		return err
-	}
-	id, err := pathName(r, "id")
-	if err != nil {
-		return err
-	}
-	edge.EventOf(r.Context()).Set("enrollment_id", id)
-	changed, err := a.Store.DeleteEnrollmentSets(r.Context(), id, c.options)
-	if err != nil {
-		return err
-	}
-	return a.finish(w, c, changed)
-}
-
 // assignment reads a change of the sets that an enrollment has.
 func assignment(r *http.Request) (c *change, id, set string, err error) {
 	if c, err = newChange(r); err != nil {

@@ -253,23 +253,6 @@ func (a *api) syncEnrollment(w http.ResponseWriter, r *http.Request) error {
 	return a.finish(w, c, true)
 }
 
-func (a *api) deleteEnrollment(w http.ResponseWriter, r *http.Request) error {
-	c, err := newChange(r)
-	if err != nil {
-		return err
-	}
-	id, err := pathName(r, "id")
-	if err != nil {
-		return err
-	}
-	edge.EventOf(r.Context()).Set("enrollment_id", id)
-	changed, err := a.Store.DeleteEnrollment(r.Context(), id, c.options)
-	if err != nil {
-		return err
-	}
-	return a.finish(w, c, changed)
-}
-
 // timestamp is a time as RFC 3339 in UTC, and nothing for the zero time. Whole seconds: jq's fromdateiso8601 takes no
 // others.
 func timestamp(t time.Time) string {
