@@ -63,7 +63,7 @@ func acceptsJSON(r *http.Request) bool {
 
 // deletes handles a request to delete something of what its path names; the log has the name as what.
 func (a *api) deletes(
-	what string, del func(ctx context.Context, name string, options storage.ChangeOptions) (changed bool, err error),
+	what string, del func(s Store, ctx context.Context, name string, options storage.ChangeOptions) (changed bool, err error),
 ) edge.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		c, err := newChange(r)
@@ -75,7 +75,7 @@ func (a *api) deletes(
 			return err
 		}
 		edge.EventOf(r.Context()).Set(what, name)
-		changed, err := del(r.Context(), name, c.options)
+		changed, err := del(a.Store, r.Context(), name, c.options)
 		if err != nil {
 			return err
 		}
