@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -121,6 +122,8 @@ func TestKilled(t *testing.T) {
 	acknowledged := make(chan string) // what is not received is not acknowledged, and holds its writer up
 	stop := make(chan struct{})
 	var writing sync.WaitGroup
+	defer writing.Wait()
+	defer close(stop)
 	for writer := range 4 {
 		writing.Go(func() {
 			for i := 0; ; i++ {
@@ -143,7 +146,12 @@ func TestKilled(t *testing.T) {
 	var known []string
 	for round := range 3 {
 		for range 10 {
-			known = append(known, <-acknowledged)
+			select {
+			case name := <-acknowledged:
+				known = append(known, name)
+			case <-time.After(30 * time.Second):
+				t.Fatal("no change is answered")
+			}
 		}
 		// While this transaction is open nobody else commits, so that the files can be copied; and its own pages, more
 		// than the cache holds, are in the log.
@@ -162,8 +170,6 @@ func TestKilled(t *testing.T) {
 		require.NoError(t, half.Rollback())
 		requireWhole(t, copied, known)
 	}
-	close(stop)
-	writing.Wait()
 }
 
 // putInto makes a declaration and puts it into a set.
