@@ -73,8 +73,9 @@ func everything(s *source) *Metrics {
 		Store: func() sqlstore.Stats {
 			return sqlstore.Stats{Pools: map[string]sql.DBStats{"read": {}, "write": {}}, Retries: 7}
 		},
-		Bodies:  func() edge.BodyStats { return edge.BodyStats{Held: 1, Limit: 2, Refused: 3} },
-		Breaker: func() notifier.BreakerState { return notifier.BreakerState{Open: true, Failures: 3} },
+		Bodies:      func() edge.BodyStats { return edge.BodyStats{Held: 1, Limit: 2, Refused: 3} },
+		Connections: func() (int, int64) { return 5, 8 },
+		Breaker:     func() notifier.BreakerState { return notifier.BreakerState{Open: true, Failures: 3} },
 		Census: func() (storage.FleetCount, time.Time) {
 			return storage.FleetCount{InSync: 30, OutOfSync: 20, Left: 10}, base
 		},
@@ -110,11 +111,17 @@ decree_events_undelivered 3
 # HELP decree_events_stored Events that are kept.
 # TYPE decree_events_stored gauge
 decree_events_stored 10
+# HELP decree_http_connections Connections of clients that are open.
+# TYPE decree_http_connections gauge
+decree_http_connections 5
+# HELP decree_http_connections_dropped_total Connections that were dropped because there was no room for them, or for their headers.
+# TYPE decree_http_connections_dropped_total counter
+decree_http_connections_dropped_total 8
 # HELP decree_mdm_breaker_open Whether the MDM is taken to be down: 1, or 0.
 # TYPE decree_mdm_breaker_open gauge
 decree_mdm_breaker_open 1
 `), "decree_queue_enrollments", "decree_queue_oldest_due_seconds", "decree_events_undelivered", "decree_events_stored",
-		"decree_mdm_breaker_open"))
+		"decree_http_connections", "decree_http_connections_dropped_total", "decree_mdm_breaker_open"))
 }
 
 // scrape is what a server answers.
