@@ -151,7 +151,7 @@ func ReadBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, erro
 		Bodies: b, event: event, ctx: r.Context(), source: http.MaxBytesReader(w, r.Body, limit), length: r.ContentLength,
 		limit: limit, control: http.NewResponseController(w),
 	}
-	cut := context.AfterFunc(b.stopping, func() { reading.within(b.stopGrace) })
+	cut := context.AfterFunc(b.stopping, func() { reading.stopWithin(b.stopGrace) })
 	body, err := reading.read()
 	cut()
 	reading.finish(err == nil)
@@ -185,6 +185,7 @@ type bodyReader struct {
 
 	deadlineMu sync.Mutex
 	deadline   time.Time // zero: bodyGrace after the request came
+	last       time.Time // not zero: the server is being stopped, and no deadline is after this
 	finished   bool
 }
 
@@ -192,8 +193,33 @@ type bodyReader struct {
 func (r *bodyReader) within(d time.Duration) {
 	r.deadlineMu.Lock()
 	defer r.deadlineMu.Unlock()
+	if deadline := time.Now().Add(d); r.deadline.IsZero() || deadline.Before(r.deadline) {
+		r.setDeadline(deadline)
+	}
+}
+
+// renew gives the rest of the body so long, whatever it was bounded to before.
+func (r *bodyReader) renew(d time.Duration) {
+	r.deadlineMu.Lock()
+	defer r.deadlineMu.Unlock()
 	deadline := time.Now().Add(d)
-	if r.finished || !r.deadline.IsZero() && r.deadline.Before(deadline) {
+	if !r.last.IsZero() && r.last.Before(deadline) {
+		deadline = r.last
+	}
+	r.setDeadline(deadline)
+}
+
+// stopWithin is within, and for good.
+func (r *bodyReader) stopWithin(d time.Duration) {
+	r.deadlineMu.Lock()
+	r.last = time.Now().Add(d)
+	r.deadlineMu.Unlock()
+	r.within(d)
+}
+
+// setDeadline is for those who hold the mutex.
+func (r *bodyReader) setDeadline(deadline time.Time) {
+	if r.finished {
 		return
 	}
 	r.deadline = deadline
@@ -261,18 +287,22 @@ func (r *bodyReader) readUnknown(body []byte) ([]byte, error) {
 	return body, err
 }
 
-// take takes room for the body, instead of what it has, and bounds the time for the rest.
+// take takes room for the body, instead of what it has, and bounds the time for the rest. While the body waits for room it
+// is not its client that is slow.
 func (r *bodyReader) take(of *semaphore.Weighted, octets int64) error {
+	r.Bodies.mu.Lock()
+	delete(r.reading, r)
+	r.Bodies.mu.Unlock()
 	room, err := r.Bodies.take(r.ctx, of, octets)
 	if err != nil {
 		return err
 	}
 	r.Bodies.mu.Lock()
 	r.event.room.giveBack()
-	r.event.room, r.reading[r] = room, true
+	r.event.room, r.reading[r], r.isPressed = room, true, false
+	r.renew(r.grace + atSpeed(octets))
 	r.press(r)
 	r.Bodies.mu.Unlock()
-	r.within(r.grace + atSpeed(octets))
 	return nil
 }
 

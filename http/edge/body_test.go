@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/semaphore"
 )
 
 const mebibyte = 1 << 20
@@ -104,11 +105,17 @@ func (s *bodyServer) start(path string, size int) (wait func() answered) {
 // stuck sends a part of a body, and returns the connection.
 func (s *bodyServer) stuck(path string, size, sent int) net.Conn {
 	s.t.Helper()
+	return s.begin(fmt.Sprintf("PUT %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", path, size, strings.Repeat("x", sent)))
+}
+
+// begin sends something on a connection of its own, and returns that.
+func (s *bodyServer) begin(text string) net.Conn {
+	s.t.Helper()
 	conn, err := net.Dial("tcp", strings.TrimPrefix(s.URL, "http://"))
 	require.NoError(s.t, err)
 	s.t.Cleanup(func() { _ = conn.Close() })
 	require.NoError(s.t, conn.SetDeadline(time.Now().Add(20*time.Second)))
-	_, err = fmt.Fprintf(conn, "PUT %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", path, size, strings.Repeat("x", sent))
+	_, err = io.WriteString(conn, text)
 	require.NoError(s.t, err)
 	return conn
 }
@@ -243,11 +250,66 @@ func TestAnswersMayTakeLongerThanBodies(t *testing.T) {
 	require.Equal(t, http.StatusOK, first().code)
 }
 
+// chunk is a part of a body that does not say how long it is.
+func chunk(size int) string { return fmt.Sprintf("%x\r\n%s\r\n", size, strings.Repeat("x", size)) }
+
+// chunked begins a request with such a body.
+func (s *bodyServer) chunked(size int) net.Conn {
+	s.t.Helper()
+	return s.begin("PUT /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n" + chunk(size))
+}
+
+// TestBodiesOfUnknownLengthHaveTheirTime: as much as those have that say how long they are.
+func TestBodiesOfUnknownLengthHaveTheirTime(t *testing.T) {
+	t.Parallel()
+	bodies := newBodies(smallBody, 2*mebibyte) // for which there are two seconds, beside the grace
+	bodies.grace = 500 * time.Millisecond
+	s := newBodyServer(t, bodies)
+	conn := s.chunked(2 * smallBody)
+	s.held(2 * mebibyte)
+	sent := make(chan error, 1)
+	time.AfterFunc(2*bodies.grace, func() {
+		_, err := io.WriteString(conn, chunk(mebibyte)+chunk(0))
+		sent <- err
+	})
+	require.Equal(t, "HTTP/1.1 200 OK", answerOf(t, conn))
+	require.NoError(t, <-sent)
+}
+
+// TestBodiesThatWaitForRoomAreNotSlow: nor are they hurried for the room they have meanwhile.
+func TestBodiesThatWaitForRoomAreNotSlow(t *testing.T) {
+	t.Parallel()
+	bodies := newBodies(smallBody, 2*mebibyte)
+	bodies.pressed = 10 * time.Millisecond
+	s := newBodyServer(t, bodies)
+	first := s.start("/hold", 2*mebibyte)
+	<-s.read
+	waits := func(of *semaphore.Weighted) {
+		t.Helper()
+		require.Eventually(t, func() bool {
+			bodies.mu.Lock()
+			defer bodies.mu.Unlock()
+			return bodies.waiting[of] == 1
+		}, 10*time.Second, time.Millisecond)
+	}
+	conn := s.chunked(mebibyte)
+	_, err := io.WriteString(conn, chunk(0))
+	require.NoError(t, err)
+	waits(bodies.large)
+	small := s.start("/echo", smallBody)
+	waits(bodies.small)
+	time.AfterFunc(10*bodies.pressed, func() { s.answer <- struct{}{} })
+	require.Equal(t, "HTTP/1.1 200 OK", answerOf(t, conn))
+	for _, wait := range []func() answered{first, small} {
+		require.Equal(t, http.StatusOK, wait().code)
+	}
+}
+
 // TestStoppedBodies: who has not sent its body when the server is stopped has a moment for that, and no longer.
 func TestStoppedBodies(t *testing.T) {
 	t.Parallel()
 	bodies := NewBodies()
-	bodies.stopGrace = 500 * time.Millisecond
+	bodies.stopGrace, bodies.grace = 500*time.Millisecond, time.Minute
 	s := newBodyServer(t, bodies)
 	var stuck []net.Conn
 	for _, sent := range []int{0, 10, freeBody + 1} {
@@ -256,9 +318,12 @@ func TestStoppedBodies(t *testing.T) {
 	soon := s.stuck("/echo", 10, 5)
 	done := s.start("/hold", smallBody)
 	<-s.read
-	s.held(2 * smallBody)
+	stuck = append(stuck, s.chunked(freeBody+1))
+	s.held(3 * smallBody)
 	bodies.Stop()
-	_, err := io.WriteString(soon, "yyyyy")
+	_, err := io.WriteString(stuck[len(stuck)-1], chunk(smallBody))
+	require.NoError(t, err, "it gets new room")
+	_, err = io.WriteString(soon, "yyyyy")
 	require.NoError(t, err)
 	require.NoError(t, soon.(*net.TCPConn).CloseWrite())
 	require.Equal(t, "HTTP/1.1 200 OK", answerOf(t, soon))
