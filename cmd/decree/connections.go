@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"cmp"
 	"crypto/tls"
 	"errors"
@@ -16,75 +15,11 @@ import (
 	"time"
 )
 
-// listener takes connections until it is stopped, and then those that the system has taken already: closing it at once would
-// have them be reset, with the requests that are on them.
-type listener struct {
-	*net.TCPListener
-	connections *connections
-	secure      *tls.Config // nil: without TLS
-
-	mu    sync.Mutex
-	until time.Time // not zero: it is being stopped, and takes none after this
-}
-
 const (
-	// noMore is for how long no connection comes where the system has no more, and stopWithin how long that is waited for.
-	noMore     = 2 * time.Millisecond
-	stopWithin = 500 * time.Millisecond
-)
-
-// stop has the listener close itself soon.
-func (l *listener) stop() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.until = time.Now().Add(stopWithin)
-	_ = l.SetDeadline(time.Now()) // one that is closed already has none
-}
-
-// Accept implements net.Listener.
-func (l *listener) Accept() (net.Conn, error) {
-	for last := false; ; last = true {
-		l.mu.Lock()
-		until := l.until
-		if !until.IsZero() {
-			_ = l.SetDeadline(time.Now().Add(noMore))
-		}
-		l.mu.Unlock()
-		stopping := !until.IsZero()
-		if stopping && time.Now().After(until) {
-			return nil, errors.Join(net.ErrClosed, l.Close())
-		}
-		accepted, err := l.TCPListener.Accept()
-		switch {
-		case err == nil:
-			if l.secure != nil {
-				accepted = tls.Server(accepted, l.secure)
-			}
-			return &conn{Conn: accepted, of: l.connections}, nil
-		case !errors.Is(err, os.ErrDeadlineExceeded):
-			return nil, err
-		case stopping && last:
-			return nil, errors.Join(net.ErrClosed, l.Close())
-		}
-	}
-}
-
-// Whoever can reach a port can open connections, and begin requests that never come. Both take memory before anybody is asked
-// for a key.
-const (
-	// maxConnections is how many connections there are at most, and filesForOthers how many of the files that may be open are
-	// kept from connections.
+	// maxConnections is how many connections there are at most, since whoever can reach a port can open them. filesForOthers
+	// is how many of the files that may be open are kept from connections.
 	maxConnections = 8192
 	filesForOthers = 256
-	// freeHead and freeLines are as much of a request's head (its first line and its headers) as everybody may send: more than
-	// most. What is longer needs one of maxLongHeads places, and waits for it up to headPatience. A line takes memory beside
-	// its octets, so there is no head of more than maxLines.
-	freeHead     = 4 << 10
-	freeLines    = 64
-	maxHead      = 1 << 20 // POST /v1/notify can name much in its query
-	maxLines     = 1000
-	maxLongHeads = 64
-	headPatience = 5 * time.Second
 )
 
 const (
@@ -104,35 +39,11 @@ func connectionLimit(sites int) int {
 	return most / sites
 }
 
-// heads bounds the long heads of requests that are being read, or answered.
-type heads struct {
-	places   chan struct{} // an element for each
-	patience time.Duration
-}
-
-func newHeads(places int, patience time.Duration) *heads {
-	return &heads{make(chan struct{}, places), patience}
-}
-
-// take waits for a place.
-func (h *heads) take() bool {
-	timer := time.NewTimer(h.patience)
-	defer timer.Stop()
-	select {
-	case h.places <- struct{}{}:
-		return true
-	case <-timer.C:
-		return false
-	}
-}
-
-func (h *heads) giveBack() { <-h.places }
-
 // connections are those of a site. Where one comes for which there is no room, those go that have waited for their clients
 // for longest.
 type connections struct {
 	most    int
-	heads   *heads
+	heads   *longHeads
 	dropped atomic.Int64 // because there was no room for them, or for their heads
 
 	changedAt atomic.Int64 // in nanoseconds since 1970, as since below
@@ -140,26 +51,40 @@ type connections struct {
 	all       map[*conn]bool
 }
 
-func newConnections(most int, heads *heads) *connections {
+func newConnections(most int, heads *longHeads) *connections {
 	return &connections{most: most, heads: heads, all: map[*conn]bool{}}
 }
 
 // conn is a connection, above TLS where there is any: what is read from it is HTTP. What has no lock is of who reads it and
 // tells of its state, one after the other.
 type conn struct {
-	net.Conn
-	of    *connections
-	state atomic.Int64 // an http.ConnState
+	net.Conn          // the socket, or TLS above it
+	socket   net.Conn // whose Close waits for nobody
+	of       *connections
+	state    atomic.Int64 // an http.ConnState
 	// since is when the state changed, or octets of the request under way were last waited for.
 	since atomic.Int64
 	// stuck counts those who wait until the client sends a request's body, or takes its answer.
 	stuck atomic.Int64
 
-	// head and lines are how many octets and lines there are of the head that is being read.
-	head, lines          int
-	lineBegun, headEnded bool
-	long                 bool // has a place among the long heads
-	refused              bool
+	head    head
+	long    bool // has a place among the long heads
+	refused bool
+}
+
+// newConn returns a connection over a socket. Without a TLS configuration it speaks HTTP.
+func newConn(socket net.Conn, secure *tls.Config, of *connections) *conn {
+	if secure == nil {
+		return &conn{Conn: socket, socket: socket, of: of}
+	}
+	return &conn{Conn: tls.Server(socket, secure), socket: socket, of: of}
+}
+
+// drop ends a connection for which there is no room. Its client is told nothing: TLS would do that, and wait until that is
+// taken, and for others who wait for the same.
+func (c *conn) drop() {
+	c.of.dropped.Add(1)
+	_ = c.socket.Close() // its client may have
 }
 
 // Read implements net.Conn.
@@ -168,6 +93,8 @@ func (c *conn) Read(b []byte) (n int, err error) {
 	case c.refused:
 		return 0, errRefused
 	case c.waits():
+		// TLS may have to write something before it has read, for which nobody else sets a deadline.
+		_ = c.socket.SetWriteDeadline(time.Now().Add(idleTimeout + headTimeout))
 		if n, err = c.Conn.Read(b); err != nil {
 			c.refusePlain(err)
 			return n, err
@@ -185,10 +112,10 @@ func (c *conn) Read(b []byte) (n int, err error) {
 
 // readHead counts what was read of a head.
 func (c *conn) readHead(b []byte) (int, error) {
-	c.countHead(b)
-	ok := c.lines <= maxLines
-	if ok && !c.long && (c.head > freeHead || c.lines > freeLines) {
-		c.long = c.of.heads.take()
+	c.head.count(b)
+	ok := !c.head.tooLong()
+	if ok && !c.long && c.head.long() {
+		c.long = c.of.heads.take(c)
 		ok = c.long
 	}
 	if !ok {
@@ -203,21 +130,6 @@ func (c *conn) readHead(b []byte) (int, error) {
 // client's, and answers.
 var errRefused = os.ErrDeadlineExceeded
 
-// countHead counts what of it is the head, which ends with an empty line.
-func (c *conn) countHead(b []byte) {
-	for len(b) > 0 && !c.headEnded {
-		line, rest, ended := bytes.Cut(b, []byte{'\n'})
-		c.head += len(b) - len(rest)
-		c.lineBegun = c.lineBegun || len(bytes.TrimSuffix(line, []byte{'\r'})) > 0
-		if ended {
-			c.lines++
-			c.headEnded = !c.lineBegun
-			c.lineBegun = false
-		}
-		b = rest
-	}
-}
-
 // refusePlain tells a client that speaks HTTP where TLS is spoken.
 func (c *conn) refusePlain(err error) {
 	var record tls.RecordHeaderError
@@ -226,12 +138,22 @@ func (c *conn) refusePlain(err error) {
 	}
 }
 
+// pieceSize is of the pieces in which answers are written. Whoever takes one has not kept the server waiting since the one
+// before.
+const pieceSize = 64 << 10
+
 // Write implements net.Conn.
-func (c *conn) Write(b []byte) (int, error) {
-	c.since.Store(time.Now().UnixNano())
+func (c *conn) Write(b []byte) (written int, err error) {
 	c.stuck.Add(1)
 	defer c.stuck.Add(-1)
-	return c.Conn.Write(b)
+	for {
+		c.since.Store(time.Now().UnixNano())
+		n, err := c.Conn.Write(b[:min(len(b), pieceSize)])
+		written, b = written+n, b[n:]
+		if err != nil || len(b) == 0 {
+			return written, err
+		}
+	}
 }
 
 // CloseWrite is for net/http, which has a client that still sends read its answer before the connection is closed.
@@ -259,12 +181,15 @@ func (c *connections) changed(of net.Conn, state http.ConnState) {
 	conn.since.Store(now)
 	conn.state.Store(int64(state))
 	if state == http.StateActive {
+		if conn.long {
+			c.heads.came(conn)
+		}
 		return
 	}
-	conn.head, conn.lines, conn.lineBegun, conn.headEnded = 0, 0, false, false
+	conn.head = head{}
 	if conn.long { // what the head has become is there until its request is answered
 		conn.long = false
-		c.heads.giveBack()
+		c.heads.giveBack(conn)
 	}
 	switch state {
 	case http.StateNew:
@@ -294,8 +219,18 @@ func (c *connections) add(fresh *conn) {
 	// Some more than one go, so that not every newcomer has all be looked through.
 	for _, conn := range waiting[:max(1, min(len(waiting)/2, c.most/16))] {
 		delete(c.all, conn)
-		c.dropped.Add(1)
-		_ = conn.Close() // its client may have
+		conn.drop()
+	}
+}
+
+// cut ends connections at once: those on which no request has come whole, or all.
+func (c *connections) cut(all bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for conn := range c.all {
+		if all || conn.waits() {
+			_ = conn.socket.Close() // its client may have
+		}
 	}
 }
 

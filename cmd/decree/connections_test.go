@@ -21,10 +21,21 @@ import (
 // crowdedSite serves at a site with such connections. A request for /wait is answered when the test receives from asked.
 func crowdedSite(t *testing.T, of *connections, secure *tls.Config) (address string, asked <-chan string) {
 	t.Helper()
+	s, asked := startSite(t, of, secure)
+	return s.listener.Addr().String(), asked
+}
+
+func startSite(t *testing.T, of *connections, secure *tls.Config) (_ *site, asked <-chan string) {
+	t.Helper()
 	s := newSite("-listen", "127.0.0.1:0", secure, of, slog.New(slog.DiscardHandler))
 	waiting := make(chan string)
-	s.mux.Handle("GET /{path}", func(w http.ResponseWriter, r *http.Request) error {
-		if path := r.PathValue("path"); path != "now" {
+	answer := func(w http.ResponseWriter, r *http.Request) error {
+		switch path := r.PathValue("path"); path {
+		case "now":
+		case "large":
+			_, err := w.Write(make([]byte, largeAnswer))
+			return err
+		default:
 			waiting <- path
 		}
 		if _, err := edge.ReadBody(w, r, 1<<20); err != nil {
@@ -32,7 +43,9 @@ func crowdedSite(t *testing.T, of *connections, secure *tls.Config) (address str
 		}
 		w.WriteHeader(http.StatusNoContent)
 		return nil
-	})
+	}
+	s.mux.Handle("GET /{path}", answer)
+	s.mux.Handle("POST /{path}", answer)
 	require.NoError(t, sites{main: s, ddm: s, metrics: s}.listen(t.Context()))
 	served := make(chan error, 1)
 	go func() { served <- s.serve() }()
@@ -44,8 +57,11 @@ func crowdedSite(t *testing.T, of *connections, secure *tls.Config) (address str
 		require.Eventually(t, func() bool { return of.open() == 0 }, patience, time.Millisecond)
 		require.Empty(t, of.heads.places, "every place is given back")
 	})
-	return s.listener.Addr().String(), waiting
+	return s, waiting
 }
+
+// largeAnswer is the size of the answer to /large.
+const largeAnswer = 16 << 20
 
 // rawClient is a connection of a client that writes what it likes.
 type rawClient struct {
@@ -103,7 +119,7 @@ func (c rawClient) requireDropped() {
 func TestNewcomersFindRoom(t *testing.T) {
 	t.Parallel()
 	const most = 20
-	of := newConnections(most, newHeads(1, patience))
+	of := newConnections(most, newLongHeads(1, patience))
 	address, asked := crowdedSite(t, of, nil)
 	var answering, idle []rawClient
 	for range most / 2 {
@@ -148,7 +164,7 @@ func TestBodiesThatDoNotComeMakeRoom(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			const most = 20
-			of := newConnections(most, newHeads(1, patience))
+			of := newConnections(most, newLongHeads(1, patience))
 			address, _ := crowdedSite(t, of, secure)
 			dial := func() rawClient {
 				plain := newRawClient(t, address)
@@ -191,11 +207,10 @@ func TestLongHeads(t *testing.T) {
 	long := "X-Long: " + strings.Repeat("x", 2*freeHead) + "\r\n"
 	t.Run("wait", func(t *testing.T) {
 		t.Parallel()
-		of := newConnections(100, newHeads(2, patience))
+		of := newConnections(100, newLongHeads(1, patience))
 		address, asked := crowdedSite(t, of, nil)
-		unfinished := newRawClient(t, address).ask("now").send(long)
 		answering := newRawClient(t, address).ask("wait").send(long + "\r\n")
-		require.Eventually(t, func() bool { return len(of.heads.places) == 2 && active(of) == 1 }, patience, time.Millisecond)
+		require.Eventually(t, func() bool { return active(of) == 1 }, patience, time.Millisecond)
 		waiting := newRawClient(t, address).ask("late").send(long + "\r\n")
 		short := newRawClient(t, address)
 		for range 3 {
@@ -206,33 +221,56 @@ func TestLongHeads(t *testing.T) {
 		answering.requireAnswer()
 		require.Equal(t, "late", <-asked)
 		waiting.requireAnswer()
-		unfinished.send("\r\n").requireAnswer()
 		require.Eventually(t, func() bool { return len(of.heads.places) == 0 }, patience, time.Millisecond)
 		waiting.ask("now").send(long + "\r\n").requireAnswer()
 		require.Zero(t, of.dropped.Load())
 	})
-	t.Run("in vain", func(t *testing.T) {
+	t.Run("come slowly", func(t *testing.T) {
 		t.Parallel()
-		of := newConnections(100, newHeads(1, 10*time.Millisecond))
-		address, _ := crowdedSite(t, of, nil)
-		newRawClient(t, address).ask("now").send(long)
-		require.Eventually(t, func() bool { return len(of.heads.places) == 1 }, patience, time.Millisecond)
-		newRawClient(t, address).ask("now").send(long).requireDropped()
-		require.EqualValues(t, 1, of.dropped.Load())
-		newRawClient(t, address).ask("now").send("\r\n").requireAnswer()
+		const places = 3
+		of := newConnections(100, newLongHeads(places, patience))
+		address, asked := crowdedSite(t, of, nil)
+		answering := newRawClient(t, address).ask("wait").send(long + "\r\n")
+		require.Eventually(t, func() bool { return active(of) == 1 }, patience, time.Millisecond)
+		var slow []rawClient
+		for i := range 2 * places {
+			slow = append(slow, newRawClient(t, address).ask("now").send(long))
+			if i < places-1 {
+				require.Eventually(t, func() bool { return len(of.heads.places) == 2+i }, patience, time.Millisecond)
+			} else {
+				slow[i-places+1].requireDropped()
+			}
+		}
+		newRawClient(t, address).ask("now").send(long + "\r\n").requireAnswer()
+		slow[places+1].requireDropped()
+		slow[places+2].send("\r\n").requireAnswer()
+		require.EqualValues(t, places+2, of.dropped.Load())
+		require.Equal(t, "wait", <-asked)
+		answering.requireAnswer()
 	})
-	t.Run("TLS", func(t *testing.T) {
-		t.Parallel()
-		of := newConnections(100, newHeads(1, 10*time.Millisecond))
-		certificatePEM, keyPEM := certificate(t, 1)
-		server, client := tlsOf(t, certificatePEM, keyPEM)
-		address, _ := crowdedSite(t, of, server)
-		secure := func() rawClient { return rawClient{t, tls.Client(newRawClient(t, address).Conn, client)} }
-		secure().ask("now").send(long)
-		require.Eventually(t, func() bool { return len(of.heads.places) == 1 }, patience, time.Millisecond)
-		secure().ask("now").send(long).requireDropped()
-		secure().ask("now").send("\r\n").requireAnswer()
-	})
+	certificatePEM, keyPEM := certificate(t, 1)
+	server, client := tlsOf(t, certificatePEM, keyPEM)
+	for name, secure := range map[string]*tls.Config{"in vain": nil, "TLS": server} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			of := newConnections(100, newLongHeads(1, 10*time.Millisecond))
+			address, asked := crowdedSite(t, of, secure)
+			dial := func() rawClient {
+				plain := newRawClient(t, address)
+				if secure == nil {
+					return plain
+				}
+				return rawClient{t, tls.Client(plain.Conn, client)}
+			}
+			answering := dial().ask("wait").send(long + "\r\n")
+			require.Eventually(t, func() bool { return active(of) == 1 }, patience, time.Millisecond)
+			dial().ask("now").send(long).requireDropped()
+			require.EqualValues(t, 1, of.dropped.Load())
+			dial().ask("now").send("\r\n").requireAnswer()
+			require.Equal(t, "wait", <-asked)
+			answering.requireAnswer()
+		})
+	}
 }
 
 // tlsOf returns the configurations of both sides.
@@ -250,7 +288,7 @@ func tlsOf(t *testing.T, certificatePEM, keyPEM string) (server, client *tls.Con
 // lines of a body do not count.
 func TestLines(t *testing.T) {
 	t.Parallel()
-	of := newConnections(100, newHeads(1, patience))
+	of := newConnections(100, newLongHeads(1, patience))
 	address, _ := crowdedSite(t, of, nil)
 	lines := func(n int) string { return strings.Repeat("a:\r\n", n) }
 	places := func(n int) {
@@ -270,6 +308,52 @@ func TestLines(t *testing.T) {
 	newRawClient(t, address).ask("now").send(lines(maxLines)).requireDropped()
 	places(0)
 	require.EqualValues(t, 1, of.dropped.Load())
+}
+
+// TestBeginningsOfHeads checks that a head is counted whatever came before it.
+func TestBeginningsOfHeads(t *testing.T) {
+	t.Parallel()
+	of := newConnections(100, newLongHeads(1, patience))
+	address, _ := crowdedSite(t, of, nil)
+	long := strings.Repeat("a:\r\n", maxLines)
+	post := "POST /now HTTP/1.1\r\nHost: decree\r\nContent-Length: 3\r\n\r\nabc"
+	for name, story := range map[string]func(client rawClient) rawClient{
+		"an empty line": func(client rawClient) rawClient {
+			client.send(post).requireAnswer()
+			return client.send("\r\n").ask("now")
+		},
+		"the end of a line": func(client rawClient) rawClient {
+			client.ask("now").send("\r\nGET /now HTTP/1.1").requireAnswer()
+			return client.send("\r\nHost: decree\r\n")
+		},
+	} {
+		dropped := of.dropped.Load()
+		story(newRawClient(t, address)).send(long).requireDropped()
+		require.Equal(t, dropped+1, of.dropped.Load(), name)
+		story(newRawClient(t, address)).send("\r\n").requireAnswer()
+	}
+}
+
+// TestAnswersThatAreTaken checks that who takes a long answer all the time does not make room for those who never ask.
+func TestAnswersThatAreTaken(t *testing.T) {
+	t.Parallel()
+	const most = 10
+	of := newConnections(most, newLongHeads(1, patience))
+	address, _ := crowdedSite(t, of, nil)
+	client := newRawClient(t, address).ask("large").send("Connection: close\r\n\r\n")
+	taken := 0
+	for i, piece := 0, make([]byte, largeAnswer/most/4); i < 4*most; i++ {
+		n, err := io.ReadFull(client, piece)
+		require.NoError(t, err)
+		taken += n
+		before := of.dropped.Load() + int64(of.open())
+		newRawClient(t, address) // and asks nothing
+		require.Eventually(t, func() bool { return of.dropped.Load()+int64(of.open()) > before }, patience, time.Millisecond)
+	}
+	rest, err := io.Copy(io.Discard, client)
+	require.NoError(t, err)
+	require.Greater(t, taken+int(rest), largeAnswer)
+	require.Greater(t, of.dropped.Load(), int64(most))
 }
 
 func TestConnectionLimit(t *testing.T) {

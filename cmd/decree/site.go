@@ -14,6 +14,14 @@ import (
 	"github.com/decree-ddm/decree/http/edge"
 )
 
+const (
+	// headTimeout is how long a request's head may take to come, and idleTimeout how long none has to begin.
+	headTimeout = 10 * time.Second
+	idleTimeout = 2 * time.Minute
+	// farewell is how long clients may take to hear that the server is being stopped.
+	farewell = time.Second
+)
+
 // site is an address and what is served there.
 type site struct {
 	flag     string // that names the address
@@ -48,7 +56,7 @@ func newSites(config listenConfig, secure *tls.Config, logger *slog.Logger) site
 		}
 	}
 	newSite := func(flag, address string) *site {
-		room := newConnections(connectionLimit(count), newHeads(maxLongHeads/count, headPatience))
+		room := newConnections(connectionLimit(count), newLongHeads(maxLongHeads/count, headPatience))
 		return newSite(flag, address, secure, room, logger)
 	}
 	first := newSite("-listen", config.address)
@@ -74,10 +82,10 @@ func newSite(flag, address string, secure *tls.Config, connections *connections,
 	s.server = &http.Server{
 		Handler:           mux,
 		Protocols:         &protocols,
-		ReadHeaderTimeout: 10 * time.Second,
+		ReadHeaderTimeout: headTimeout,
 		ReadTimeout:       time.Minute,
 		WriteTimeout:      time.Minute,
-		IdleTimeout:       2 * time.Minute,
+		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHead,
 		// OPTIONS * is a request like others, which is logged and counted.
 		DisableGeneralOptionsHandler: true,
@@ -150,6 +158,9 @@ func (s *site) stop(ctx context.Context) error {
 		case <-ticker.C:
 		}
 	}
+	// Shutting down says goodbye to one after the other, and some may not listen.
+	defer time.AfterFunc(farewell, func() { s.connections.cut(false) }).Stop()
+	defer context.AfterFunc(ctx, func() { s.connections.cut(true) })()
 	var errs []error
 	if err := s.server.Shutdown(ctx); err != nil {
 		// They had their time. That they did not use it is no failure of the server's.
