@@ -303,6 +303,9 @@ func (q *watchedQueue) Claim(ctx context.Context, lease storage.Lease, limit int
 
 func (q *watchedQueue) Finalise(ctx context.Context, lease storage.Lease, outcomes []storage.Outcome) error {
 	err := q.Queue.Finalise(ctx, lease, outcomes)
+	if err != nil { // it is tried again
+		return err
+	}
 	q.update(func() {
 		for _, outcome := range outcomes {
 			for _, id := range outcome.IDs {
@@ -310,12 +313,13 @@ func (q *watchedQueue) Finalise(ctx context.Context, lease storage.Lease, outcom
 			}
 		}
 	})
-	return err
+	return nil
 }
 
-// settle waits until there was first no fan-out to advance, and then nothing to claim, or the notifier rests.
+// settle waits until there was first no fan-out to advance, and then nothing to claim, or the notifier rests. A claim leaves out
+// what is locked at that moment, so there must be nothing twice.
 func (q *watchedQueue) settle(wake func(), resting func() bool) bool {
-	return q.wait(&q.fanouts, wake, nil) && q.wait(&q.claims, wake, resting)
+	return q.wait(&q.fanouts, wake, nil) && q.wait(&q.claims, wake, resting) && q.wait(&q.claims, wake, resting)
 }
 
 // wait waits until what is counted reaches a round that begins now, or nothing is held and the notifier rests.
