@@ -37,7 +37,7 @@ func seen(e *storage.Enrollment, enrollmentType, parentID string) storage.Device
 
 // worthRecording reports whether an update says anything that is not known.
 func worthRecording(e *storage.Enrollment, u *storage.DeviceUpdate) bool {
-	return u.Acknowledged || u.Back || u.Type != "" || u.ParentID != "" || e.Now.Sub(e.LastSeen) >= seenInterval ||
+	return !e.Known || u.Acknowledged || u.Back || u.Type != "" || u.ParentID != "" || e.Now.Sub(e.LastSeen) >= seenInterval ||
 		u.Check != storage.CheckKeep || u.AskedToken != "" || u.FetchedToken != "" || u.SyncedToken != "" || u.LostSync
 }
 

@@ -222,6 +222,10 @@ func TestUnknownEnrollment(t *testing.T) {
 	values, err := w.store.StatusValues(t.Context(), "E")
 	require.NoError(t, err)
 	require.Len(t, values, 1)
+
+	// MicroMDM does not say of which type an enrollment is.
+	require.Equal(t, 200, w.request("PUT", "/status", incremental, "X-Enrollment-ID", "M").code)
+	require.Equal(t, start, w.enrollment("M").LastSeen)
 }
 
 func TestObserving(t *testing.T) {

@@ -103,10 +103,10 @@ func (t *tx) advanceHappenings(limit int) (appended int, more bool, err error) {
 	if err != nil {
 		return 0, false, err
 	}
-	told := 0
+	told, moreNews := 0, false
 	// What was noted earlier comes first: an enrollment is told of before that it is in sync.
 	if noted < limit {
-		if told, err = t.appendSyncNews(last+int64(noted), limit); err != nil {
+		if told, moreNews, err = t.appendSyncNews(last+int64(noted), limit); err != nil {
 			return 0, false, err
 		}
 	}
@@ -118,7 +118,7 @@ func (t *tx) advanceHappenings(limit int) (appended int, more bool, err error) {
 		}
 	}
 	pruned, err := t.pruneHappenings(last-int64(t.store.options.KeepEvents), 2*limit)
-	return appended, noted == limit || told == limit || pruned == int64(2*limit), err
+	return appended, noted == limit || moreNews || pruned == int64(2*limit), err
 }
 
 // appendNoted moves what was noted, and is committed, to the log. The rows are named by their ids, since others may be
@@ -153,30 +153,36 @@ func (t *tx) appendNoted(last int64, limit int) (appended int, err error) {
 }
 
 // appendSyncNews tells of enrollments that are in sync and were last told to be out of sync, or the other way round. What
-// others hold is left for later, so that nobody waits for the locks that are held here for longer than this takes.
-func (t *tx) appendSyncNews(last int64, limit int) (appended int, err error) {
+// others hold is left for later, so that nobody waits for the locks that are held here for longer than this takes. Nobody is
+// told of who has left, and has nothing.
+func (t *tx) appendSyncNews(last int64, limit int) (appended int, more bool, err error) {
 	type news struct {
 		id         string
 		outOfSync  bool
+		left       bool
 		at, now    time.Time
 		want, have string
 	}
 	var all []news
 	err = queryRows(t.ctx, t.raw, func(rows *sql.Rows) error {
 		var n news
-		err := rows.Scan(&n.id, &n.outOfSync, instant{&n.at}, instant{&n.now}, text{&n.want}, text{&n.have})
+		err := rows.Scan(&n.id, &n.outOfSync, &n.left, instant{&n.at}, instant{&n.now}, text{&n.want}, text{&n.have})
 		all = append(all, n)
 		return err
-	}, `SELECT id, out_of_sync, sync_changed_at, `+t.now+`, desired_token, synced_token
+	}, `SELECT id, out_of_sync, left_at IS NOT NULL, sync_changed_at, `+t.now+`, desired_token, synced_token
 		FROM enrollments`+t.dialect.ReadBy("enrollments_sync_news")+`
 		WHERE sync_news = 1 ORDER BY id LIMIT ?`+t.dialect.LockSkip, limit)
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	for chunk := range slices.Chunk(all, chunkSize) {
 		var ids []string
 		var values []any
 		for _, n := range chunk {
+			ids = append(ids, n.id)
+			if n.left {
+				continue
+			}
 			appended++
 			kind, detail := storage.HappenedInSync, map[string]any{}
 			if n.have != "" {
@@ -193,21 +199,22 @@ func (t *tx) appendSyncNews(last int64, limit int) (appended int, err error) {
 			}
 			text, err := happeningDetail(detail)
 			if err != nil {
-				return 0, err
+				return 0, false, err
 			}
-			ids = append(ids, n.id)
 			values = append(values, last+int64(appended), n.at.UnixMicro(), string(kind), n.id, text)
 		}
-		if _, err := t.exec(`INSERT INTO events (id, at, kind, enrollment_id, detail) VALUES `+rowsOf(len(chunk), 5),
-			values...); err != nil {
-			return 0, err
+		if len(values) > 0 {
+			if _, err := t.exec(`INSERT INTO events (id, at, kind, enrollment_id, detail) VALUES `+rowsOf(len(values)/5, 5),
+				values...); err != nil {
+				return 0, false, err
+			}
 		}
 		if _, err := t.exec(`UPDATE enrollments SET sync_told = out_of_sync, sync_news = NULL WHERE id IN `+list(len(ids)),
 			args(nil, ids)...); err != nil {
-			return 0, err
+			return 0, false, err
 		}
 	}
-	return appended, nil
+	return appended, len(all) == limit, nil
 }
 
 // pruneHappenings deletes up to an id, a bounded number of the oldest.

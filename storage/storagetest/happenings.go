@@ -237,6 +237,22 @@ func happeningsOfSync(w *world) {
 	w.update(storage.DeviceUpdate{ID: "e", Epoch: e.Epoch, SyncedToken: "wanted"})
 	require.Zero(w, w.advanceLog(), "a flap")
 
+	// Who leaves is told of as leaving only, whatever was to be told of it, until it is back.
+	w.update(storage.DeviceUpdate{ID: "e", Epoch: e.Epoch, LostSync: true})
+	w.clock.Advance(time.Second)
+	w.apply(w.checkedOut(0))
+	w.advanceLog()
+	require.Equal(w, []string{"enrollment.left e"}, w.log(4))
+	w.clock.Advance(time.Second)
+	w.enrolls("e")
+	e = w.enrollment("e")
+	w.update(storage.DeviceUpdate{ID: "e", Epoch: e.Epoch, NotifySeq: e.NotifySeq, DesiredToken: "wanted", LostSync: true})
+	w.advanceLog()
+	require.Equal(w, []string{"enrollment.enrolled e"}, w.log(5), "that it was out of sync is known")
+	w.update(storage.DeviceUpdate{ID: "e", Epoch: e.Epoch, SyncedToken: "wanted"})
+	w.advanceLog()
+	require.Equal(w, []string{"enrollment.in-sync e"}, w.log(6))
+
 	// Many, and what was noted before comes before.
 	var ids []string
 	for i := range 500 {
@@ -246,7 +262,7 @@ func happeningsOfSync(w *world) {
 	w.clock.Advance(time.Second)
 	w.enrolls("m000")
 	require.Equal(w, 501, w.advanceLog())
-	log := w.log(4)
+	log := w.log(7)
 	require.Equal(w, "enrollment.enrolled m000", log[0])
 	for i, id := range ids {
 		require.Equal(w, "enrollment.out-of-sync "+id, log[1+i])
