@@ -8,11 +8,13 @@ cd "$(dirname "$0")/.."
 
 [ $# -gt 0 ] || set -- ./...
 program=$(go -C tools/lint tool -n govulncheck)
+found=$(mktemp)
 said=$(mktemp)
-trap 'rm -f "$said"' EXIT
+trap 'rm -f "$found" "$said"' EXIT
 
 status=0
-"$program" -db "${GOVULNDB:-https://vuln.go.dev}" "$@" 2>"$said" || status=$?
+"$program" -db "${GOVULNDB:-https://vuln.go.dev}" "$@" >"$found" 2>"$said" || status=$?
+cat "$found"
 cat "$said" >&2
 
 # No connection, or a proxy that lets nobody through. An answer that is wrong is another thing.
@@ -21,5 +23,10 @@ away+='(dial tcp[ :]|proxyconnect tcp: dial tcp[ :]|Forbidden$|Bad Gateway$|Serv
 if [ "$status" -ne 0 ] && grep -qE "$away" "$said"; then
 	echo "skipped: the database of vulnerabilities cannot be reached (GOVULNDB names another one)"
 	exit
+fi
+# Where it breaks off, its exit code can still be 0.
+if [ "$status" -eq 0 ] && ! grep -q '^No vulnerabilities found' "$found"; then
+	echo "govulncheck did not come to its end" >&2
+	exit 1
 fi
 exit "$status"
