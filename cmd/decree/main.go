@@ -43,6 +43,10 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), signals...)
 	defer stop()
+	if !namesCommand(os.Args[1:]) {
+		// A server outlives who reads its log. Commands end with who reads what they say, as filters do.
+		signal.Ignore(syscall.SIGPIPE)
+	}
 	err := run(ctx, os.Args[1:], os.Environ(), os.Stdout, os.Stderr)
 	switch {
 	case err == nil, errors.Is(err, flag.ErrHelp):
@@ -84,9 +88,14 @@ var commands = []command{
 	{"restore", "put a backup in the place of the database (SQLite)", runRestore},
 }
 
+// namesCommand reports whether arguments are for a command, and not for the server.
+func namesCommand(args []string) bool {
+	return len(args) > 0 && !strings.HasPrefix(args[0], "-")
+}
+
 // run is the program: it returns when the context ends, or with what kept it from working.
 func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) error {
-	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
+	if namesCommand(args) {
 		for _, command := range commands {
 			if command.name == args[0] {
 				return command.run(ctx, args[1:], environ, stdout, stderr)

@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"os/exec"
 	"strings"
 	"sync"
 	"syscall"
@@ -209,5 +211,91 @@ func TestLogsKeepSecrets(t *testing.T) {
 		for line := range strings.Lines(log) {
 			require.NotContains(t, line, secret)
 		}
+	})
+}
+
+// pipe is one for what a process writes.
+func pipe(t *testing.T) (read, write *os.File) {
+	t.Helper()
+	read, write, err := os.Pipe()
+	require.NoError(t, err)
+	t.Cleanup(func() { _, _ = read.Close(), write.Close() }) // they may be closed
+	return read, write
+}
+
+// TestReaderGone checks that a server goes on when nobody reads its log any more, or what -dump-status writes to standard
+// output, and that a command does not.
+func TestReaderGone(t *testing.T) {
+	t.Parallel()
+	start := func(t *testing.T, stdout, stderr *os.File, flags ...string) *process {
+		t.Helper()
+		cmd := exec.Command(buildDecree(t), flags...)
+		cmd.Env, cmd.Dir = []string{"DECREE_API=" + testKey}, t.TempDir()
+		var written *os.File
+		if stdout != nil {
+			cmd.Stdout, written = stdout, stdout
+		} else {
+			cmd.Stderr, written = stderr, stderr
+		}
+		p := startProcess(t, cmd)
+		require.NoError(t, written.Close())
+		return p
+	}
+	report := func(s *server, value string) {
+		s.t.Helper()
+		code, text := s.device("device", http.MethodPut, "/status", `{"StatusItems":{"test":{"value":"`+value+`"}}}`)
+		require.Equal(s.t, http.StatusOK, code, "%s", text)
+		var values map[string][]struct{ Value string }
+		s.get("/v1/status-values/device?prefix=.StatusItems.test.value", &values)
+		require.Len(s.t, values["device"], 1)
+		require.Equal(s.t, value, values["device"][0].Value)
+	}
+	ends := func(p *process) {
+		p.t.Helper()
+		require.NoError(p.t, p.cmd.Process.Signal(syscall.SIGTERM))
+		require.NoError(p.t, p.wait(patience))
+	}
+
+	t.Run("log", func(t *testing.T) {
+		t.Parallel()
+		log, write := pipe(t)
+		p := start(t, nil, write, "-listen", "127.0.0.1:0")
+		s := &server{t: t}
+		for lines := bufio.NewScanner(log); s.url == "" && lines.Scan(); {
+			if match := listening.FindStringSubmatch(lines.Text()); match != nil {
+				s.url = "http://" + match[1]
+			}
+		}
+		require.NotEmpty(t, s.url)
+		require.NoError(t, log.Close())
+		for _, value := range []string{"first", "second", "third"} {
+			s.putTest("test.a", value)
+			report(s, value)
+		}
+		ends(p)
+	})
+	t.Run("dump", func(t *testing.T) {
+		t.Parallel()
+		dump, write := pipe(t)
+		p := start(t, write, nil, "-listen", "127.0.0.1:0", "-dump-status", "-")
+		s := p.server()
+		report(s, "read")
+		line, err := bufio.NewReader(dump).ReadString('\n')
+		require.NoError(t, err)
+		require.Contains(t, line, `"read"`)
+		require.NoError(t, dump.Close())
+		report(s, "first")
+		report(s, "second")
+		p.waitLog("status reports cannot be dumped, and are left out")
+		ends(p)
+	})
+	t.Run("command", func(t *testing.T) {
+		t.Parallel()
+		usage, write := pipe(t)
+		require.NoError(t, usage.Close())
+		var ended *exec.ExitError
+		require.ErrorAs(t, start(t, nil, write, "check", "-help").wait(patience), &ended)
+		status, ok := ended.Sys().(syscall.WaitStatus)
+		require.True(t, ok && status.Signaled() && status.Signal() == syscall.SIGPIPE, "%v", ended)
 	})
 }
