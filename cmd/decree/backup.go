@@ -16,14 +16,14 @@ import (
 // fileCommand reads the flags of a command that is about a database and one file, which may stand before or after the
 // flags.
 func fileCommand(
-	name string, args, environ []string, stderr io.Writer, more func(*config, *flag.FlagSet),
+	ctx context.Context, name string, args, environ []string, stderr io.Writer, more func(*config, *flag.FlagSet),
 ) (c *config, file string, err error) {
 	c = &config{}
 	flags := flag.NewFlagSet("decree "+name, flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	c.storageFlags(flags)
 	more(c, flags)
-	if err := parseFlags(flags, args, environ); err != nil {
+	if err := parseFlags(ctx, flags, args, environ); err != nil {
 		return nil, "", err
 	}
 	if flags.NArg() > 0 {
@@ -51,7 +51,7 @@ func fileCommand(
 
 // runBackup copies the database, as it is at one moment, while a server may use it.
 func runBackup(ctx context.Context, args, environ []string, _, stderr io.Writer) error {
-	c, file, err := fileCommand("backup", args, environ, stderr, func(*config, *flag.FlagSet) {})
+	c, file, err := fileCommand(ctx, "backup", args, environ, stderr, func(*config, *flag.FlagSet) {})
 	if err != nil {
 		return err
 	}
@@ -64,7 +64,7 @@ func runBackup(ctx context.Context, args, environ []string, _, stderr io.Writer)
 // runRestore puts a backup in the place of the database.
 func runRestore(ctx context.Context, args, environ []string, stdout, stderr io.Writer) error {
 	force := false
-	c, file, err := fileCommand("restore", args, environ, stderr, func(c *config, flags *flag.FlagSet) {
+	c, file, err := fileCommand(ctx, "restore", args, environ, stderr, func(c *config, flags *flag.FlagSet) {
 		flags.BoolVar(&force, "force", false, "replace a database that holds something, and take a backup with findings")
 		flags.BoolVar(&c.shard, "shard", false, "the server is started with -shard")
 	})

@@ -115,7 +115,7 @@ func chaos(t *testing.T, flags []string, servers, enrollments, kills int) {
 	defer cancel()
 	nano := nanomdmtest.Start(t, nanomdmtest.WithMemoryStorage())
 	enqueueURL, recovered := unreliable(t, nano)
-	config, err := parseConfig(append(flags, "-api", testKey), nil, io.Discard)
+	config, err := parseConfig(t.Context(), append(flags, "-api", testKey), nil, io.Discard)
 	require.NoError(t, err)
 	flags = append(flags, "-enqueue", enqueueURL, "-enqueue-key", nano.APIKey())
 	processes := make([]*process, servers)

@@ -26,7 +26,7 @@ func runCheck(ctx context.Context, args, environ []string, stdout, stderr io.Wri
 	flags.SetOutput(stderr)
 	c.storageFlags(flags)
 	flags.BoolVar(&c.shard, "shard", false, "the servers are started with -shard")
-	if err := parseFlags(flags, args, environ); err != nil {
+	if err := parseFlags(ctx, flags, args, environ); err != nil {
 		return err
 	}
 	if flags.NArg() > 0 {

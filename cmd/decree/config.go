@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -183,10 +184,10 @@ func (c *config) storageFlags(flags *flag.FlagSet) {
 }
 
 // parseConfig reads flags and environment. What is wrong with them is in the error; the usage goes to output.
-func parseConfig(args, environ []string, output io.Writer) (*config, error) {
+func parseConfig(ctx context.Context, args, environ []string, output io.Writer) (*config, error) {
 	c := &config{}
 	flags := c.flagSet(output)
-	if err := parseFlags(flags, args, environ, "version"); err != nil {
+	if err := parseFlags(ctx, flags, args, environ, "version"); err != nil {
 		return nil, err
 	}
 	if c.printVersion {

@@ -90,7 +90,7 @@ func TestFlags(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			var usage bytes.Buffer
-			_, err := parseConfig(test.args, test.environ, &usage)
+			_, err := parseConfig(t.Context(), test.args, test.environ, &usage)
 			if test.mentions == nil {
 				require.NoError(t, err)
 				return
@@ -106,7 +106,7 @@ func TestFlags(t *testing.T) {
 // TestEnvironment checks that every flag can be given as an environment variable, and that the flag wins.
 func TestEnvironment(t *testing.T) {
 	t.Parallel()
-	defaults, err := parseConfig([]string{"-api", "k"}, nil, io.Discard)
+	defaults, err := parseConfig(t.Context(), []string{"-api", "k"}, nil, io.Discard)
 	require.NoError(t, err)
 	require.Equal(t, &config{
 		listen: listenConfig{address: ":9002"}, apiKey: "k", storage: "sqlite", storageDSN: "decree.db", checkoutSets: "keep",
@@ -130,7 +130,7 @@ func TestEnvironment(t *testing.T) {
 		"DECREE_DM_VERIFY_HMAC_KEY=verify", "DECREE_DM_SIGN_HMAC_KEY=sign",
 		"DECREE_SHARD=true", "DECREE_DEBUG=1", "DECREE_VERSION=true", "DECREEX=1", "OTHER=x", "=",
 	}
-	got, err := parseConfig(nil, environ, io.Discard)
+	got, err := parseConfig(t.Context(), nil, environ, io.Discard)
 	require.NoError(t, err)
 	require.Equal(t, &config{
 		listen: listenConfig{"127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"}, tls: tlsConfig{"cert.pem", "key.pem"},
@@ -142,13 +142,13 @@ func TestEnvironment(t *testing.T) {
 		events: eventConfig{keep: 6, url: "https://h/e", key: "event"}, dmVerifyKey: "verify", dmSignKey: "sign",
 		keepReports: 8, keepErrors: 9, keepChanges: 10, keepVersions: 11, logFormat: "json",
 	}, got)
-	got, err = parseConfig([]string{"-api", "flag", "--storage=sqlite", "-storage-dsn", "f", "-shard=false"}, environ, io.Discard)
+	got, err = parseConfig(t.Context(), []string{"-api", "flag", "--storage=sqlite", "-storage-dsn", "f", "-shard=false"}, environ, io.Discard)
 	require.NoError(t, err)
 	require.Equal(t, "flag sqlite f", strings.Join([]string{got.apiKey, got.storage, got.storageDSN}, " "))
 	require.False(t, got.shard)
 
 	var usage bytes.Buffer
-	_, err = parseConfig([]string{"-h"}, environ, &usage)
+	_, err = parseConfig(t.Context(), []string{"-h"}, environ, &usage)
 	require.ErrorIs(t, err, flag.ErrHelp)
 	new(config).flagSet(io.Discard).VisitAll(func(f *flag.Flag) { require.Contains(t, usage.String(), "-"+f.Name) })
 	require.Contains(t, usage.String(), "DECREE_STORAGE_DSN")
@@ -269,7 +269,7 @@ func TestDumpStatus(t *testing.T) {
 		require.Equal(t, os.FileMode(0o600), information.Mode().Perm())
 
 		var stdout bytes.Buffer
-		config, err := parseConfig(append(flags, "-listen", "127.0.0.1:0", "-api", testKey, "-dump-status", "-"), nil, io.Discard)
+		config, err := parseConfig(t.Context(), append(flags, "-listen", "127.0.0.1:0", "-api", testKey, "-dump-status", "-"), nil, io.Discard)
 		require.NoError(t, err)
 		p, err := start(t.Context(), config, &stdout, io.Discard)
 		require.NoError(t, err)

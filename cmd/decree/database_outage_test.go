@@ -42,7 +42,7 @@ func TestDatabaseOutage(t *testing.T) {
 			t.Parallel()
 			server := mysqltest.Start(t)
 			flags := []string{"-storage", "mysql", "-storage-dsn", server.DSN()}
-			config, err := parseConfig(append(flags, "-api", testKey), nil, io.Discard)
+			config, err := parseConfig(t.Context(), append(flags, "-api", testKey), nil, io.Discard)
 			require.NoError(t, err)
 			p := startBinary(t, flags...)
 			s := p.server()
@@ -162,7 +162,7 @@ func TestStopWhileTheDatabaseHangs(t *testing.T) {
 	require.Less(t, time.Since(signalled), 10*time.Second)
 	l.end()
 	server.Continue()
-	config, err := parseConfig([]string{"-api", testKey, "-storage", "mysql", "-storage-dsn", server.DSN()}, nil, io.Discard)
+	config, err := parseConfig(t.Context(), []string{"-api", testKey, "-storage", "mysql", "-storage-dsn", server.DSN()}, nil, io.Discard)
 	require.NoError(t, err)
 	s = startBinary(t, "-storage", "mysql", "-storage-dsn", server.DSN()).server()
 	s.database = openDatabase(t, config)
@@ -174,7 +174,7 @@ func TestStopWhileTheDatabaseHangs(t *testing.T) {
 func TestHeldRow(t *testing.T) {
 	t.Parallel()
 	flags := databases()[1].flags(t)
-	config, err := parseConfig(append(flags, "-api", testKey), nil, io.Discard)
+	config, err := parseConfig(t.Context(), append(flags, "-api", testKey), nil, io.Discard)
 	require.NoError(t, err)
 	p := startBinary(t, flags...)
 	s := p.server()
@@ -221,7 +221,7 @@ func TestHeldRow(t *testing.T) {
 func TestHeldDatabase(t *testing.T) {
 	t.Parallel()
 	flags := databases()[0].flags(t)
-	config, err := parseConfig(append(flags, "-api", testKey), nil, io.Discard)
+	config, err := parseConfig(t.Context(), append(flags, "-api", testKey), nil, io.Discard)
 	require.NoError(t, err)
 	p := startBinary(t, flags...)
 	s := p.server()

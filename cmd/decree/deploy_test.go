@@ -75,7 +75,7 @@ func TestCompose(t *testing.T) {
 	for name, value := range decree {
 		environ = append(environ, name+"="+value)
 	}
-	config, err := parseConfig(nil, environ, io.Discard)
+	config, err := parseConfig(t.Context(), nil, environ, io.Discard)
 	require.NoError(t, err)
 	require.Equal(t, "http://nanomdm:9000/v1/enqueue/", config.enqueueURL)
 	require.Equal(t, "http://decree"+config.listen.address+"/", nanoMDM["NANOMDM_DM"])
@@ -119,7 +119,7 @@ func TestUnit(t *testing.T) {
 	}
 	require.NotEmpty(t, environ)
 	example := readDocument(t, "deploy/decree.env.example")
-	_, err := parseConfig(nil, environ, io.Discard)
+	_, err := parseConfig(t.Context(), nil, environ, io.Discard)
 	require.ErrorContains(t, err, "API key", "nobody gets a key that others know")
 	for name, value := range settings(t, strings.ReplaceAll(example, "\n#DECREE_", "\nDECREE_")) {
 		if value == "" {
@@ -127,7 +127,7 @@ func TestUnit(t *testing.T) {
 		}
 		environ = append(environ, name+"="+value)
 	}
-	_, err = parseConfig(nil, environ, io.Discard)
+	_, err = parseConfig(t.Context(), nil, environ, io.Discard)
 	require.NoError(t, err)
 
 	if _, err := exec.LookPath("systemd-analyze"); err != nil {

@@ -55,7 +55,7 @@ func TestFullDisk(t *testing.T) {
 	filler := filepath.Join(disk, "filler")
 	fillDisk(t, filler, 5<<20)
 	flags := []string{"-storage-dsn", filepath.Join(disk, "decree.db"), "-keep-reports", "1000000"}
-	config, err := parseConfig(append(flags, "-api", testKey), nil, io.Discard)
+	config, err := parseConfig(t.Context(), append(flags, "-api", testKey), nil, io.Discard)
 	require.NoError(t, err)
 	p := startBinary(t, flags...)
 	s := p.server()

@@ -119,7 +119,7 @@ func (s *server) start() *config {
 	if testing.Verbose() {
 		logs = testLog{s.t}
 	}
-	config, err := parseConfig(s.args, nil, io.Discard)
+	config, err := parseConfig(s.t.Context(), s.args, nil, io.Discard)
 	require.NoError(s.t, err)
 	p, err := start(context.Background(), config, io.Discard, logs)
 	require.NoError(s.t, err)

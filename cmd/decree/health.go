@@ -26,7 +26,7 @@ func runHealth(ctx context.Context, args, environ []string, stdout, stderr io.Wr
 	certificate := flags.String("tls-cert", "", "the server's -tls-cert: with one the server is asked by HTTPS")
 	url := flags.String("health-url", "",
 		"URL that a server which works answers with 200; by default /readyz of the server on this machine")
-	if err := parseFlags(flags, args, environ); err != nil {
+	if err := parseFlags(ctx, flags, args, environ); err != nil {
 		return err
 	}
 	if flags.NArg() > 0 {

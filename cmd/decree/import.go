@@ -34,7 +34,7 @@ type importConfig struct {
 	dryRun      bool
 }
 
-func parseImportConfig(args, environ []string, output io.Writer) (*importConfig, error) {
+func parseImportConfig(ctx context.Context, args, environ []string, output io.Writer) (*importConfig, error) {
 	c := &importConfig{}
 	c.notify.delay = 500 * time.Millisecond
 	flags := flag.NewFlagSet("decree import", flag.ContinueOnError)
@@ -51,7 +51,7 @@ func parseImportConfig(args, environ []string, output io.Writer) (*importConfig,
 	flags.BoolVar(&c.noNotify, "nonotify", false, "have no device told because of the import")
 	flags.BoolVar(&c.dryRun, "dry-run", false, "say what would be taken, and take nothing")
 	c.storageFlags(flags)
-	if err := parseFlags(flags, args, environ); err != nil {
+	if err := parseFlags(ctx, flags, args, environ); err != nil {
 		return nil, err
 	}
 	switch {
@@ -69,7 +69,7 @@ func parseImportConfig(args, environ []string, output io.Writer) (*importConfig,
 
 // runImport takes over what another server has.
 func runImport(ctx context.Context, args, environ []string, stdout, stderr io.Writer) (err error) {
-	config, err := parseImportConfig(args, environ, stderr)
+	config, err := parseImportConfig(ctx, args, environ, stderr)
 	if err != nil {
 		return err
 	}

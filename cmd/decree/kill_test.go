@@ -174,7 +174,7 @@ func TestKill(t *testing.T) {
 			}
 		}
 		// What the killed ones had claimed is free when their leases end, in two minutes.
-		config, err := parseConfig(append(flags, "-api", testKey), nil, io.Discard)
+		config, err := parseConfig(t.Context(), append(flags, "-api", testKey), nil, io.Discard)
 		require.NoError(t, err)
 		_, err = openDatabase(t, config).Exec(`UPDATE enrollments SET lease_until = 0 WHERE lease_until IS NOT NULL`)
 		require.NoError(t, err)

@@ -112,7 +112,7 @@ const memoryLimit = 512 << 20
 
 // serve is the server. The memory of the whole process is bounded by GOMEMLIMIT, or else by memoryLimit.
 func serve(ctx context.Context, args, environ []string, stdout, stderr io.Writer) error {
-	config, err := parseConfig(args, environ, stderr)
+	config, err := parseConfig(ctx, args, environ, stderr)
 	if err != nil {
 		return err
 	}

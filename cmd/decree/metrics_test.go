@@ -307,7 +307,7 @@ func TestLogsAsJSON(t *testing.T) {
 // startLogging starts a server whose log goes to a buffer.
 func startLogging(t *testing.T, log io.Writer, flags ...string) *server {
 	t.Helper()
-	config, err := parseConfig(append([]string{"-listen", "127.0.0.1:0", "-api", testKey}, flags...), nil, io.Discard)
+	config, err := parseConfig(t.Context(), append([]string{"-listen", "127.0.0.1:0", "-api", testKey}, flags...), nil, io.Discard)
 	require.NoError(t, err)
 	p, err := start(t.Context(), config, io.Discard, log)
 	require.NoError(t, err)

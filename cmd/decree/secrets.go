@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -28,8 +29,8 @@ func variableOf(name string) string {
 
 // parseFlags sets flags from the arguments and, where those do not, from the environment and the files that it names.
 // Those in withoutVariable can be arguments only.
-func parseFlags(flags *flag.FlagSet, args, environ []string, withoutVariable ...string) error {
-	environ, err := readSecrets(flags, environ)
+func parseFlags(ctx context.Context, flags *flag.FlagSet, args, environ []string, withoutVariable ...string) error {
+	environ, err := readSecrets(ctx, flags, environ)
 	if err != nil {
 		return err
 	}
@@ -37,7 +38,7 @@ func parseFlags(flags *flag.FlagSet, args, environ []string, withoutVariable ...
 }
 
 // readSecrets returns the environment with the secrets that are in files added to it.
-func readSecrets(flags *flag.FlagSet, environ []string) ([]string, error) {
+func readSecrets(ctx context.Context, flags *flag.FlagSet, environ []string) ([]string, error) {
 	values := map[string]string{}
 	for _, entry := range environ {
 		name, value, _ := strings.Cut(entry, "=")
@@ -59,7 +60,7 @@ func readSecrets(flags *flag.FlagSet, environ []string) ([]string, error) {
 		if values[variable] != "" {
 			return nil, fmt.Errorf("%s and %s are both given: one of them is enough", variable, fileVariable)
 		}
-		value, err := readSecret(file)
+		value, err := readSecret(ctx, file)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", fileVariable, err)
 		}
@@ -68,11 +69,23 @@ func readSecrets(flags *flag.FlagSet, environ []string) ([]string, error) {
 	return environ, nil
 }
 
-// readSecret returns what is in a file, without the line break that editors put at its end.
-func readSecret(file string) (string, error) {
-	content, err := os.ReadFile(file) // #nosec G304 -- the operator names it
-	if err != nil {
-		return "", err
+// readSecret returns what is in a file, without the line break that editors put at its end. It can be a pipe, as in
+// DECREE_API_FILE=<(pass show decree), and nobody may ever write to that: it is read until the context ends.
+func readSecret(ctx context.Context, file string) (string, error) {
+	var content []byte
+	read := make(chan error, 1)
+	go func() {
+		var err error
+		content, err = os.ReadFile(file) // #nosec G304 -- the operator names it
+		read <- err
+	}()
+	select {
+	case err := <-read:
+		if err != nil {
+			return "", err
+		}
+	case <-ctx.Done():
+		return "", fmt.Errorf("%s was not read to its end: %w", file, context.Cause(ctx))
 	}
 	secret := strings.TrimSuffix(strings.TrimSuffix(string(content), "\n"), "\r")
 	if secret == "" {

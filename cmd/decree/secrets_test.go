@@ -4,9 +4,11 @@ import (
 	"flag"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -36,7 +38,7 @@ func TestSecretsFromFiles(t *testing.T) {
 	for _, name := range secretFlags {
 		environ = append(environ, variableOf(name)+fileSuffix+"="+file(name, "secret of "+name+"\n"))
 	}
-	config, err := parseConfig(nil, environ, io.Discard)
+	config, err := parseConfig(t.Context(), nil, environ, io.Discard)
 	require.NoError(t, err)
 	require.Equal(t, []string{
 		"secret of api", "secret of enqueue-key", "secret of webhook-hmac-key", "secret of dm-verify-hmac-key",
@@ -51,7 +53,7 @@ func TestSecretsFromFiles(t *testing.T) {
 		}
 	})
 
-	imported, err := parseImportConfig([]string{"-from-url", "http://h/"}, []string{
+	imported, err := parseImportConfig(t.Context(), []string{"-from-url", "http://h/"}, []string{
 		"DECREE_KEY_FILE=" + secret, "DECREE_STORAGE_DSN_FILE=" + file("dsn", "other.db"),
 	}, io.Discard)
 	require.NoError(t, err)
@@ -60,7 +62,7 @@ func TestSecretsFromFiles(t *testing.T) {
 	for content, want := range map[string]string{
 		"x": "x", "x\n": "x", "x\r\n": "x", "x\n\n": "x\n", " x ": " x ", "x=y\n": "x=y",
 	} {
-		config, err := parseConfig(nil, []string{"DECREE_API_FILE=" + file("form", content)}, io.Discard)
+		config, err := parseConfig(t.Context(), nil, []string{"DECREE_API_FILE=" + file("form", content)}, io.Discard)
 		require.NoError(t, err)
 		require.Equal(t, want, config.apiKey, "%q", content)
 	}
@@ -79,7 +81,7 @@ func TestSecretsFromFiles(t *testing.T) {
 		{"an empty file", nil, []string{"DECREE_API_FILE=" + file("empty", "")}, "", []string{"DECREE_API_FILE", "empty"}},
 		{"an empty line", nil, []string{"DECREE_API_FILE=" + file("line", "\n")}, "", []string{"DECREE_API_FILE", "empty"}},
 	} {
-		config, err := parseConfig(story.args, story.environ, io.Discard)
+		config, err := parseConfig(t.Context(), story.args, story.environ, io.Discard)
 		if story.mentions == nil {
 			require.NoError(t, err, story.name)
 			require.Equal(t, story.want, config.apiKey, story.name)
@@ -89,6 +91,29 @@ func TestSecretsFromFiles(t *testing.T) {
 			require.ErrorContains(t, err, text, story.name)
 		}
 		require.NotContains(t, err.Error(), "from-the-file")
+	}
+}
+
+// TestSecretFromPipe checks that a program that waits for a secret from a pipe can be stopped.
+func TestSecretFromPipe(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{{"-listen", "127.0.0.1:0"}, {"check"}} {
+		name := filepath.Join(t.TempDir(), "pipe")
+		require.NoError(t, syscall.Mkfifo(name, 0o600))
+		cmd := exec.Command(buildDecree(t), args...)
+		cmd.Env, cmd.Dir = []string{"DECREE_API=" + testKey, "DECREE_STORAGE_DSN_FILE=" + name}, t.TempDir()
+		p := startProcess(t, cmd)
+		(&server{t: t}).eventually(func() bool {
+			// This fails until somebody reads.
+			writer, err := os.OpenFile(name, os.O_WRONLY|syscall.O_NONBLOCK, 0)
+			if err == nil {
+				t.Cleanup(func() { _ = writer.Close() })
+			}
+			return err == nil
+		}, "the pipe to be read")
+		require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
+		require.Error(t, p.wait(patience))
+		require.Contains(t, p.stderr.String(), "DECREE_STORAGE_DSN_FILE: "+name+" was not read to its end")
 	}
 }
 

@@ -65,7 +65,7 @@ func serveSoak() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	config, err := parseConfig(os.Args[1:], os.Environ(), os.Stderr)
+	config, err := parseConfig(ctx, os.Args[1:], os.Environ(), os.Stderr)
 	if err == nil {
 		config.pace = pace{speed, soakClock{time.UnixMicro(epoch), speed}.now}
 		err = serveConfig(ctx, config, os.Stdout, os.Stderr)
@@ -147,7 +147,7 @@ func newSoak(t *testing.T, size soakSize, flags []string) *soak {
 	k.process = startProcess(t, cmd)
 	k.server = k.process.server()
 	var err error
-	k.config, err = parseConfig(flags, nil, io.Discard)
+	k.config, err = parseConfig(t.Context(), flags, nil, io.Discard)
 	require.NoError(t, err)
 	k.server.database = openDatabase(t, k.config)
 	for i := range size.devices {

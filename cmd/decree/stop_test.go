@@ -52,7 +52,7 @@ const maxReset = 3
 // time whatever hangs, and has kept what it has promised.
 func TestStopUnderLoad(t *testing.T) {
 	eachDatabase(t, func(t *testing.T, flags []string) {
-		config, err := parseConfig(append(flags, "-api", testKey), nil, io.Discard)
+		config, err := parseConfig(t.Context(), append(flags, "-api", testKey), nil, io.Discard)
 		require.NoError(t, err)
 		mdm, asked := hangingMDM(t)
 		p := startBinary(t, append(flags, mdm...)...)
