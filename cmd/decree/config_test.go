@@ -31,7 +31,7 @@ func TestFlags(t *testing.T) {
 		{"a key from the environment", nil, []string{"DECREE_API=k"}, nil},
 		{"keys from a file", []string{"-api-keys", "f"}, nil, nil},
 		{"no address", []string{"-api", "k", "-listen", ""}, nil, []string{"-listen is empty", ":9002"}},
-		{"no address in the environment", []string{"-api", "k"}, []string{"DECREE_LISTEN="}, []string{"-listen is empty"}},
+		{"an empty variable for the address", []string{"-api", "k"}, []string{"DECREE_LISTEN="}, nil},
 		{"a certificate", []string{"-api", "k", "-tls-cert", "c", "-tls-key", "k"}, nil, nil},
 		{"a certificate without its key", []string{"-api", "k", "-tls-cert", "c"}, nil, []string{"-tls-cert", "-tls-key"}},
 		{"a key without its certificate", []string{"-api", "k", "-tls-key", "c"}, nil, []string{"-tls-cert", "-tls-key"}},
@@ -86,7 +86,9 @@ func TestFlags(t *testing.T) {
 		{"an origin without scheme", []string{"-api", "k", "-cors-origin", "h.example.com"}, nil, []string{"-cors-origin", "https://"}},
 		{"two origins", []string{"-api", "k", "-cors-origin", "https://a,https://b"}, nil, []string{"-cors-origin"}},
 		{"no boolean", []string{"-api", "k", "-shard=maybe"}, nil, []string{"shard", "maybe"}},
-		{"no boolean in the environment", []string{"-api", "k"}, []string{"DECREE_SHARD=maybe"}, []string{"shard", "DECREE_SHARD"}},
+		{"no boolean in the environment", []string{"-api", "k"}, []string{"DECREE_SHARD=maybe"}, []string{"-shard", `DECREE_SHARD="maybe"`}},
+		{"no number in the environment", []string{"-api", "k"}, []string{"DECREE_KEEP_EVENTS=many", "DECREE_NOTIFY_DELAY=soon"},
+			[]string{`DECREE_KEEP_EVENTS="many"`, `DECREE_NOTIFY_DELAY="soon"`}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			var usage bytes.Buffer
@@ -146,6 +148,12 @@ func TestEnvironment(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "flag sqlite f", strings.Join([]string{got.apiKey, got.storage, got.storageDSN}, " "))
 	require.False(t, got.shard)
+
+	var empty []string
+	new(config).flagSet(io.Discard).VisitAll(func(f *flag.Flag) { empty = append(empty, variableOf(f.Name)+"=") })
+	got, err = parseConfig(t.Context(), []string{"-api", "k"}, empty, io.Discard)
+	require.NoError(t, err)
+	require.Equal(t, defaults, got, "what is empty is not given")
 
 	var usage bytes.Buffer
 	_, err = parseConfig(t.Context(), []string{"-h"}, environ, &usage)

@@ -28,22 +28,55 @@ func variableOf(name string) string {
 }
 
 // parseFlags sets flags from the arguments and, where those do not, from the environment and the files that it names.
-// Those in withoutVariable can be arguments only.
+// Those in withoutVariable can be arguments only. A variable that is empty is not given: in a compose file, ${NAME:-} is.
 func parseFlags(ctx context.Context, flags *flag.FlagSet, args, environ []string, withoutVariable ...string) error {
 	environ, err := readSecrets(ctx, flags, environ)
 	if err != nil {
 		return err
 	}
+	environ = slices.DeleteFunc(environ, func(entry string) bool {
+		name, value, _ := strings.Cut(entry, "=")
+		return strings.HasPrefix(name, environmentPrefix) && value == ""
+	})
+	if err := checkVariables(flags, environ, withoutVariable); err != nil {
+		return err
+	}
 	return envflag.ParseFlagSet(flags, args, environmentPrefix, environ, withoutVariable)
 }
 
-// readSecrets returns the environment with the secrets that are in files added to it.
-func readSecrets(ctx context.Context, flags *flag.FlagSet, environ []string) ([]string, error) {
+// checkVariables sets the flags to what the environment says, as envflag does, and tells which variable is wrong, and how.
+func checkVariables(flags *flag.FlagSet, environ, withoutVariable []string) error {
+	values := valuesOf(environ)
+	var errs []error
+	flags.VisitAll(func(f *flag.Flag) {
+		variable := variableOf(f.Name)
+		value, given := values[variable]
+		if !given || slices.Contains(withoutVariable, f.Name) {
+			return
+		}
+		if err := f.Value.Set(value); err != nil {
+			if !slices.Contains(secretFlags, f.Name) {
+				variable = fmt.Sprintf("%s=%q", variable, value)
+			}
+			errs = append(errs, fmt.Errorf("%s: -%s cannot be that: %w", variable, f.Name, err))
+		}
+	})
+	return errors.Join(errs...)
+}
+
+// valuesOf returns the values of the variables of an environment.
+func valuesOf(environ []string) map[string]string {
 	values := map[string]string{}
 	for _, entry := range environ {
 		name, value, _ := strings.Cut(entry, "=")
 		values[name] = value
 	}
+	return values
+}
+
+// readSecrets returns the environment with the secrets that are in files added to it.
+func readSecrets(ctx context.Context, flags *flag.FlagSet, environ []string) ([]string, error) {
+	values := valuesOf(environ)
 	environ = slices.Clone(environ)
 	for _, name := range secretFlags {
 		secret := flags.Lookup(name)
