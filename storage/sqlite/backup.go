@@ -36,6 +36,9 @@ func Backup(ctx context.Context, path, to string) (err error) {
 
 // copyDatabase copies a database to a new file beside the one at that path, and returns its name.
 func copyDatabase(ctx context.Context, path, beside string) (partial string, err error) {
+	if err := requireFileName(beside); err != nil {
+		return "", err
+	}
 	db, err := openExisting(path, url.Values{"_pragma": {"busy_timeout(10000)"}})
 	if err != nil {
 		return "", err

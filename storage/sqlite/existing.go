@@ -26,6 +26,9 @@ func OpenExisting(ctx context.Context, path string, options sqlstore.Options) (*
 
 // openExisting opens a file as it is: settings that would be written to it are not among those given.
 func openExisting(path string, settings url.Values) (*sql.DB, error) {
+	if err := requireFileName(path); err != nil {
+		return nil, err
+	}
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, err

@@ -54,6 +54,29 @@ func TestFileNames(t *testing.T) {
 	}
 }
 
+// TestNoFileName checks that a database in memory is refused before anything is made.
+func TestNoFileName(t *testing.T) {
+	t.Chdir(t.TempDir())
+	const memory = ":memory:"
+	refused := func(err error) {
+		t.Helper()
+		require.ErrorContains(t, err, memory+" is not supported")
+		entries, err := os.ReadDir(".")
+		require.NoError(t, err)
+		require.Empty(t, entries)
+	}
+	_, err := Open(t.Context(), memory, sqlstore.Options{})
+	refused(err)
+	_, err = OpenExisting(t.Context(), memory, sqlstore.Options{})
+	refused(err)
+	refused(Backup(t.Context(), memory, "backup.db"))
+	refused(Backup(t.Context(), "decree.db", memory))
+	refused(Restore(t.Context(), memory, "decree.db", RestoreOptions{}))
+	refused(Restore(t.Context(), "backup.db", memory, RestoreOptions{}))
+	openStore(t, "./"+memory)
+	require.FileExists(t, memory)
+}
+
 func TestRelativeFileName(t *testing.T) {
 	t.Chdir(t.TempDir())
 	for _, name := range []string{"decree.db", "./a b?.db", "a:b.db", "file:c.db"} {

@@ -26,6 +26,9 @@ var migrations embed.FS
 // Open opens the database in the file at path, which is created if it does not exist, for its owner only, and brings its
 // schema up to date. The directory must exist.
 func Open(ctx context.Context, path string, options sqlstore.Options) (*sqlstore.Store, error) {
+	if err := requireFileName(path); err != nil {
+		return nil, err
+	}
 	if err := create(path); err != nil {
 		return nil, fmt.Errorf("opening %s: %w", path, err)
 	}
@@ -50,6 +53,14 @@ func Open(ctx context.Context, path string, options sqlstore.Options) (*sqlstore
 	}
 	probe.SetMaxOpenConns(2)
 	return sqlstore.New(ctx, sqlstore.Handles{Read: read, Write: write, Probe: probe}, dialect, options)
+}
+
+// requireFileName refuses the one name that is no file to SQLite: each connection would have an empty database of its own.
+func requireFileName(path string) error {
+	if path == ":memory:" {
+		return fmt.Errorf("%s is not supported: the database needs a file", path)
+	}
+	return nil
 }
 
 // create makes the file if there is none. SQLite would let everybody read it whom the umask lets, and gives its companions
