@@ -81,6 +81,7 @@ func runRestore(ctx context.Context, args, environ []string, stdout, stderr io.W
 		Check: func(ctx context.Context, store *sqlstore.Store) error {
 			err := check(ctx, store, c.shard, stdout, stderr)
 			if exitCode(err) == exitFindings && force {
+				fmt.Fprintln(stderr, "decree: with -force the backup is taken all the same:", err)
 				return nil
 			}
 			return err
