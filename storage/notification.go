@@ -87,6 +87,10 @@ type Notifications interface {
 	// enrollments get a row; unknown sets and declarations reach nobody.
 	Notify(ctx context.Context, targets NotifyTargets, options ChangeOptions) error
 
+	// Unmatched returns those of the targets that are hardly meant: declarations that do not exist, sets that no enrollment
+	// has, and enrollments that are not known. Each is there once, in order.
+	Unmatched(ctx context.Context, targets NotifyTargets) (NotifyTargets, error)
+
 	// AdvanceFanout takes one step of the fan-out that waited longest, marking at most limit enrollments; its position
 	// is committed with the marks. It returns nil when no fan-out is due.
 	AdvanceFanout(ctx context.Context, limit int) (*FanoutPage, error)

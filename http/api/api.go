@@ -30,6 +30,8 @@ type Store interface {
 	Happenings(ctx context.Context, query storage.HappeningQuery) (*storage.HappeningPage, error)
 	// Notify is that of storage.Notifications.
 	Notify(ctx context.Context, targets storage.NotifyTargets, options storage.ChangeOptions) error
+	// Unmatched is that of storage.Notifications.
+	Unmatched(ctx context.Context, targets storage.NotifyTargets) (storage.NotifyTargets, error)
 }
 
 // Compositor says what an enrollment should have. It is safe for concurrent use.

@@ -16,7 +16,7 @@ const (
 	// maxTargets is how many declarations, sets and enrollments one request may name.
 	maxTargets     = 10000
 	maxTargetBytes = 4 << 20
-	// maxTargetsLogged is how many of each kind are logged by name.
+	// maxTargetsLogged is how many of each kind are named in the log and in a warning.
 	maxTargetsLogged = 5
 )
 
@@ -39,6 +39,14 @@ func (a *api) postNotify(w http.ResponseWriter, r *http.Request) error {
 		if len(named.names) > 0 {
 			event.Set(named.attribute, someOf(named.names))
 		}
+	}
+	if c.verbose {
+		// Before it is done, which makes enrollments known.
+		unmatched, err := a.Store.Unmatched(r.Context(), targets)
+		if err != nil {
+			return err
+		}
+		c.warnings = append(c.warnings, notifyWarnings(unmatched)...)
 	}
 	if err := a.Store.Notify(r.Context(), targets, c.options); err != nil {
 		return err
@@ -83,7 +91,24 @@ func notifyTargets(w http.ResponseWriter, r *http.Request, q query) (storage.Not
 	return targets, refused(problems...)
 }
 
-// someOf is a list of names for the log, cut.
+// notifyWarnings tells of targets that are hardly meant. They are no error, since the clients of KMFDDM never saw one.
+func notifyWarnings(unmatched storage.NotifyTargets) (warnings []string) {
+	for _, kind := range []struct {
+		what  string
+		names []string
+	}{
+		{"declaration: does not exist", unmatched.Declarations},
+		{"set: no enrollment has it", unmatched.Sets},
+		{"id: was not known", unmatched.Enrollments},
+	} {
+		if len(kind.names) > 0 {
+			warnings = append(warnings, kind.what+": "+someOf(kind.names))
+		}
+	}
+	return warnings
+}
+
+// someOf is a list of names, cut.
 func someOf(names []string) string {
 	if more := len(names) - maxTargetsLogged; more > 0 {
 		return fmt.Sprintf("%s and %d more", strings.Join(names[:maxTargetsLogged], ", "), more)

@@ -45,6 +45,12 @@ func TestNotify(t *testing.T) {
 	require.Contains(t, s.do("POST", "/v1/notify?id=E1&verbose=1").is(200).body, `"changed":true`)
 	require.Contains(t, s.do("POST", "/v1/notify?id=E1", header("Accept", "application/json"),
 		form("set=S")).is(200).body, `"warnings":[]`)
+	warnings := s.do("POST", "/v1/notify?verbose=1&id=E1&id=typo&set=S&set=nosuch&declaration=D&declaration=nothing",
+		form("set=a&set=b&set=c&set=d&set=e&set=f")).is(200)
+	require.Contains(t, warnings.body, `"changed":true`)
+	require.Contains(t, warnings.body, `"warnings":["declaration: does not exist: nothing",`+
+		`"set: no enrollment has it: a, b, c, d, e and 2 more","id: was not known: typo"]`)
+	require.Contains(t, s.do("POST", "/v1/notify?verbose=1&id=typo").is(200).body, `"warnings":[]`)
 	require.Eventually(t, func() bool {
 		return strings.Contains(s.log.String(), `"declaration":"D, unknown","set":"unknown"`)
 	}, eventually, tick)

@@ -2,6 +2,7 @@ package sqlstore
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strconv"
@@ -123,6 +124,36 @@ func (s *Store) Notify(ctx context.Context, targets storage.NotifyTargets, optio
 		}
 		return t.record(options, notifyEntry(targets, enrollments, sets))
 	})
+}
+
+// Unmatched implements storage.Notifications.
+func (s *Store) Unmatched(ctx context.Context, targets storage.NotifyTargets) (unmatched storage.NotifyTargets, err error) {
+	for _, kind := range []struct {
+		names     []string
+		unmatched *[]string
+		column    string
+		matching  string
+	}{
+		{targets.Declarations, &unmatched.Declarations, `identifier`, `SELECT identifier FROM declarations WHERE `},
+		// Rows of sets stay when nobody has the set any more. A set can have very many enrollments: one is enough.
+		{targets.Sets, &unmatched.Sets, `name`, `SELECT name FROM sets
+			WHERE (SELECT es.set_name FROM enrollment_sets es WHERE es.set_name = sets.name LIMIT 1) IS NOT NULL AND `},
+		{targets.Enrollments, &unmatched.Enrollments, `id`, `SELECT id FROM enrollments WHERE `},
+	} {
+		names := slices.Compact(slices.Sorted(slices.Values(kind.names)))
+		for chunk := range slices.Chunk(names, chunkSize) {
+			matched, err := queryStrings(ctx, s.read, kind.matching+kind.column+` IN `+list(len(chunk)), args(nil, chunk)...)
+			if err != nil {
+				return storage.NotifyTargets{}, fmt.Errorf("looking for whom to notify: %w", err)
+			}
+			for _, name := range chunk {
+				if !slices.Contains(matched, name) {
+					*kind.unmatched = append(*kind.unmatched, name)
+				}
+			}
+		}
+	}
+	return unmatched, nil
 }
 
 // notifyEntry tells of a notification. It names a target of a kind that has no other.

@@ -170,9 +170,12 @@ func Exercise(ctx context.Context, t *testing.T, store storage.Store, clock *Clo
 	require.ErrorIs(t, err, storage.ErrNotFound)
 
 	w.exerciseImport()
-	w.notify(storage.NotifyTargets{
+	targets := storage.NotifyTargets{
 		Enrollments: []string{"e0002", "e0003"}, Declarations: []string{"d0005"}, Sets: []string{"s0000"},
-	})
+	}
+	_, err = store.Unmatched(ctx, targets)
+	require.NoError(t, err)
+	w.notify(targets)
 	for range 20 {
 		w.advance(300)
 	}

@@ -11,6 +11,7 @@ import (
 
 var notifyTests = []test{
 	{"NotifyTargets", notifyTargets},
+	{"NotifyUnmatched", notifyUnmatched},
 	{"NotifyForces", notifyForces},
 	{"NotifyOnceOverManySets", notifyOnceOverManySets},
 	{"NotifyAndAChangeTogether", notifyAndAChangeTogether},
@@ -60,6 +61,41 @@ func notifyTargets(w *world) {
 	}
 	require.True(w, w.enrollment("new").Known, "an unknown enrollment gets a row")
 	require.Zero(w, w.count(`SELECT COUNT(*) FROM enrollment_sets WHERE enrollment_id = 'new'`))
+}
+
+func notifyUnmatched(w *world) {
+	w.fill("filled", "d")
+	w.assign("e", "had")
+	w.assign("f", "filled")
+	w.assign("f", "had")
+	unmatched := func(targets storage.NotifyTargets) storage.NotifyTargets {
+		w.Helper()
+		unmatched, err := w.store.Unmatched(w.ctx, targets)
+		require.NoError(w, err)
+		return unmatched
+	}
+	targets := storage.NotifyTargets{
+		Declarations: []string{"z", "d", "a", "z", "D"}, Sets: []string{"z", "had", "filled", "a", "Had", "z"},
+		Enrollments: []string{"z", "e", "a", "E", "z", "f"},
+	}
+	require.Equal(w, storage.NotifyTargets{
+		Declarations: []string{"D", "a", "z"}, Sets: []string{"Had", "a", "z"}, Enrollments: []string{"E", "a", "z"},
+	}, unmatched(targets))
+	require.Zero(w, unmatched(storage.NotifyTargets{}))
+	w.unassign("e", "had")
+	w.unassign("f", "had")
+	require.Equal(w, []string{"had"}, unmatched(storage.NotifyTargets{Sets: []string{"had", "filled"}}).Sets)
+	w.notify(targets)
+	require.Empty(w, unmatched(targets).Enrollments, "they are known now")
+
+	var many []string
+	for i := range 1000 {
+		many = append(many, fmt.Sprintf("n%04d", i))
+	}
+	require.Equal(w, storage.NotifyTargets{Declarations: many, Sets: many, Enrollments: many}, unmatched(storage.NotifyTargets{
+		Declarations: append([]string{"d"}, many...), Sets: append([]string{"filled"}, many...),
+		Enrollments: append([]string{"f"}, many...),
+	}))
 }
 
 func notifyForces(w *world) {
