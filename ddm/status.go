@@ -82,7 +82,8 @@ type StatusError struct {
 // repeated keys the last one counts, with all that is in it, at every level and
 // as in encoding/json; and so does what is last said of a path. Its error is an *InvalidError: the text
 // isn't a JSON object or isn't UTF-8, is nested too deeply or has too many
-// values, StatusItems isn't an object, or Errors isn't a list.
+// values, StatusItems isn't an object, or Errors isn't a list. Null in place of
+// these is as good as nothing.
 // Apple: protocol/statusreport.yaml.
 func ParseStatusReport(data []byte) (*StatusReport, error) {
 	s, err := newScanner(data)

@@ -68,7 +68,7 @@ type statusReader struct {
 	count int
 
 	fullReport, fullItems bool // FullReport, by where it is
-	oddItems, oddErrors   byte // what these begin with, where it is no object or list
+	oddItems, oddErrors   byte // what these begin with, where it is no object or list and not null
 	errors                []StatusError
 	problems              problemList
 }
@@ -78,10 +78,9 @@ func (r *statusReader) topLevel(key []byte) error {
 	switch decodeString(key) {
 	case "StatusItems":
 		r.forgetItems()
-		if r.oddItems = r.peek(); r.oddItems != '{' {
+		if r.oddItems = odd(r.peek(), '{'); r.peek() != '{' {
 			return r.skip()
 		}
-		r.oddItems = 0
 		r.itemPath = append(r.itemPath[:0], PathStatusItems...)
 		var keys keySet
 		return r.object(func(key []byte) error {
@@ -92,10 +91,9 @@ func (r *statusReader) topLevel(key []byte) error {
 		})
 	case "Errors":
 		r.errors = nil
-		if r.oddErrors = r.peek(); r.oddErrors != '[' {
+		if r.oddErrors = odd(r.peek(), '['); r.peek() != '[' {
 			return r.skip()
 		}
-		r.oddErrors = 0
 		return r.array(func(int) error {
 			text, err := r.raw()
 			if err != nil {
@@ -109,6 +107,15 @@ func (r *statusReader) topLevel(key []byte) error {
 	default:
 		return r.skip()
 	}
+}
+
+// odd returns what a member of the report begins with if that is neither what
+// it should begin with nor null, which says as much as no member.
+func odd(begins, wanted byte) byte {
+	if begins == wanted || begins == 'n' {
+		return 0
+	}
+	return begins
 }
 
 // forgetItems forgets what was in StatusItems: there is another one.

@@ -332,6 +332,25 @@ func TestRepeatedKeysAreBounded(t *testing.T) {
 	}
 }
 
+// TestNullSaysNothing checks that a report with null in place of a member is
+// the report without that member.
+func TestNullSaysNothing(t *testing.T) {
+	for text, without := range map[string]string{
+		`{"StatusItems":{"a":1},"Errors":null}`:                                             `{"StatusItems":{"a":1}}`,
+		`{"StatusItems":null,"Errors":[{"StatusItem":"a"}]}`:                                `{"Errors":[{"StatusItem":"a"}]}`,
+		`{"StatusItems": null , "Errors": null}`:                                            `{}`,
+		`{"FullReport":null,"StatusItems":{"a":1,"FullReport":null}}`:                       `{"StatusItems":{"a":1}}`,
+		`{"StatusItems":[],"Errors":{},"FullReport":true,"Errors":null,"StatusItems":null}`: `{"FullReport":true}`,
+		`{"StatusItems":{"a":1,"FullReport":true},"StatusItems":null}`:                      `{}`,
+	} {
+		report, err := ParseStatusReport([]byte(text))
+		require.NoError(t, err, text)
+		want, err := ParseStatusReport([]byte(without))
+		require.NoError(t, err)
+		require.Equal(t, want, report, text)
+	}
+}
+
 func TestParseStatusReportRefuses(t *testing.T) {
 	tests := []struct{ text, want string }{
 		{"", "the JSON text must not be empty"},
@@ -340,7 +359,8 @@ func TestParseStatusReportRefuses(t *testing.T) {
 		{`{"StatusItems":{"a":1}`, "StatusItems: line 1, column 23: unexpected end of JSON, expected a comma or a closing brace"},
 		{`{"StatusItems":{"a":[1,"\q"]}}`, "StatusItems.a[1]: line 1, column 25: invalid escape sequence in a string"},
 		{`{"StatusItems":[],"Errors":{}}`, "StatusItems: must be an object, not a list; Errors: must be a list, not an object"},
-		{`{"StatusItems":null}`, "StatusItems: must be an object, not null"},
+		{`{"StatusItems":7,"Errors":null}`, "StatusItems: must be an object, not a number"},
+		{`{"StatusItems":nil}`, "StatusItems: line 1, column 16: unexpected 'n', expected a value"},
 		{"{\"StatusItems\":{\"a\":\"\xff\"}}", "line 1, column 22: invalid UTF-8"},
 		{`{} {}`, "line 1, column 4: unexpected '{', expected the end, since the object is complete"},
 	}

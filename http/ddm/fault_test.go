@@ -60,7 +60,7 @@ func TestInvalidReports(t *testing.T) {
 	}
 	require.Equal(t, before, w.dump())
 	for _, strange := range []string{
-		"{}", `{"StatusItems":{}}`, `{"Errors":[]}`, `{"StatusItems":{"new":{"family":[1,{"a":null}]}},"New":true}`,
+		"{}", `{"StatusItems":{}}`, `{"Errors":[]}`, `{"StatusItems":null,"Errors":[7]}`, `{"StatusItems":{"new":{"family":[1,{"a":null}]}},"New":true}`,
 	} {
 		require.Equal(t, 200, w.status("E", strange).code, strange)
 	}
