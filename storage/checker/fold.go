@@ -138,12 +138,9 @@ func (f *fold) foldItems(report *ddm.StatusReport, itemError func(*ddm.StatusErr
 			delete(f.items, item)
 		}
 	}
-	said := map[string]bool{}
 	for i := range report.Errors {
-		// The first error of an item counts.
-		if item, code, ok := itemError(&report.Errors[i]); ok && !said[item] {
-			said[item] = true
-			f.items[item] = code
+		if item, code, ok := itemError(&report.Errors[i]); ok {
+			f.items[item] = code // the last error of an item counts
 		}
 	}
 }

@@ -91,8 +91,12 @@ func drawReport(t *rapid.T) string {
 	items["management"] = management
 	report := map[string]any{"StatusItems": items, "FullReport": rapid.IntRange(0, 3).Draw(t, "full") == 0}
 	if rapid.Bool().Draw(t, "fails") {
-		report["Errors"] = []any{map[string]any{"StatusItem": name.Draw(t, "failed"),
-			"Reasons": []any{map[string]any{"Code": rapid.SampledFrom([]string{"Error.X", "Error.Y"}).Draw(t, "reason")}}}}
+		failed := []any{}
+		for range rapid.IntRange(1, 4).Draw(t, "errors") {
+			failed = append(failed, map[string]any{"StatusItem": name.Draw(t, "failed"),
+				"Reasons": []any{map[string]any{"Code": rapid.SampledFrom([]string{"Error.X", "Error.Y"}).Draw(t, "reason")}}})
+		}
+		report["Errors"] = failed
 	}
 	text, err := json.Marshal(report)
 	require.NoError(t, err)
@@ -105,7 +109,7 @@ func TestCheckAgreesOnReports(t *testing.T) {
 	t.Parallel()
 	clock := storagetest.NewClock()
 	store, err := Open(t.Context(), filepath.Join(t.TempDir(), "decree.db"),
-		sqlstore.Options{NotifyDelay: -1, Clock: clock.Now, KeepReports: 4})
+		sqlstore.Options{NotifyDelay: -1, Clock: clock.Now, KeepReports: 4, KeepErrors: 2})
 	require.NoError(t, err)
 	defer func() { require.NoError(t, store.Close()) }()
 	run := 0

@@ -334,6 +334,12 @@ func (t *tx) void(id string, until time.Time) error {
 			return err
 		}
 	}
+	// A problem can have been said again since, without anything new of its declaration, of which nothing is known any more.
+	if _, err := t.exec(`DELETE FROM problems WHERE enrollment_id = ? AND kind = ? AND NOT EXISTS (
+			SELECT 1 FROM status_declarations sd WHERE sd.enrollment_id = problems.enrollment_id
+				AND sd.identifier = problems.subject AND sd.server_token = problems.server_token)`, id, problemDeclaration); err != nil {
+		return err
+	}
 	if err := t.touchSetsOf(id); err != nil {
 		return err
 	}

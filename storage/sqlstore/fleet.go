@@ -206,7 +206,5 @@ func (s *Store) readNewest(ctx context.Context, problem *storage.ProblemGroup) e
 			problem.Error = reported.Error
 		}
 		return nil
-	}, `SELECT error FROM status_errors WHERE enrollment_id = ? AND path = ? AND LENGTH(error) <= ?
-		ORDER BY id DESC LIMIT ?`, problem.EnrollmentID, ddm.PathErrors, storage.MaxListedReasons,
-		s.options.KeepErrors)
+	}, newestItemErrors, problem.EnrollmentID, ddm.PathErrors, storage.MaxListedReasons, s.options.KeepErrors)
 }

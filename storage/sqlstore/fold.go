@@ -21,6 +21,7 @@ type fold struct {
 	report       *ddm.StatusReport
 	hadProblems  bool // what is known of the device has problems
 	left         bool // the enrollment has left
+	newErrors    bool // the report's errors are kept: they are not all those of the last one
 
 	knownDeclarations map[declarationKey]declarationContent
 	known             *knownValues
@@ -447,20 +448,21 @@ func (f *fold) errors() error {
 		return err
 	}
 	var rows [][]any
-	news := false
 	for _, e := range f.report.Errors {
 		if len(e.Error) > maxReasonBytes {
 			f.leftOut++
 			continue
 		}
-		news = news || !known[reported{e.Path, string(e.Error)}]
 		rows = append(rows, []any{f.enrollmentID, e.Path, string(e.Error), f.reportID})
 	}
-	if !news {
+	// What would be pruned at once is not written, and is no news.
+	rows = rows[max(0, len(rows)-f.tx.store.options.KeepErrors):]
+	f.newErrors = slices.ContainsFunc(rows, func(row []any) bool {
+		return !known[reported{row[1].(string), row[2].(string)}]
+	})
+	if !f.newErrors {
 		return nil
 	}
-	// What would be pruned at once is not written.
-	rows = rows[max(0, len(rows)-f.tx.store.options.KeepErrors):]
 	if err := f.tx.insertRows(`status_errors (enrollment_id, path, error, report_id, received_at)`, "", rows); err != nil {
 		return err
 	}

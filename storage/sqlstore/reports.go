@@ -470,6 +470,12 @@ func (t *tx) foldAgain(enrollmentID string, after int64) error {
 		if err := t.writeFolded(written); err != nil {
 			return err
 		}
+		if len(report.Errors) > 0 {
+			if f.newErrors, err = t.exists(`SELECT 1 FROM status_errors WHERE enrollment_id = ? AND report_id = ? LIMIT 1`,
+				enrollmentID, r.id); err != nil {
+				return err
+			}
+		}
 		if err := f.problems(); err != nil {
 			return err
 		}

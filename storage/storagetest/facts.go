@@ -3,11 +3,13 @@ package storagetest
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
 	"github.com/decree-ddm/decree/storage"
+	"github.com/decree-ddm/decree/storage/sqlstore"
 )
 
 var factTests = []test{
@@ -18,6 +20,8 @@ var factTests = []test{
 	{"ListByFacts", listByFacts},
 	{"ListByFactsTogether", listByFactsTogether},
 	{"ProblemsOfStatus", problemsOfStatus},
+	{"ProblemsAreAsNewAsWhatIsSaid", problemsAreAsNewAsWhatIsSaid},
+	{"ProblemsOfTheErrorsThatAreKept", problemsOfTheErrorsThatAreKept},
 	{"HappeningsOfStatus", happeningsOfStatus},
 }
 
@@ -262,6 +266,96 @@ func problemsOfStatus(w *world) {
 	}
 	require.LessOrEqual(w, len(w.problems("e")), 50)
 	require.Contains(w, w.problems("e"), "status-item item199  unknown")
+}
+
+// problemsAreAsNewAsWhatIsSaid checks that a problem that goes on has the time of the last report that said so, and
+// something new.
+func problemsAreAsNewAsWhatIsSaid(w *world) {
+	broken := func(detail int) string {
+		return status("broken", "1", "invalid", fmt.Sprintf(`[{"code":"Error.Bad","details":{"n":%d}}]`, detail))
+	}
+	app := func(detail int) string {
+		return fmt.Sprintf(`{"StatusItem":"mdm.app","Reasons":[{"Code":"Error.Timeout","Details":{"n":%d}}]}`, detail)
+	}
+	declaration := storage.ProblemKey{Code: "Error.Bad", Kind: "declaration", Subject: "broken"}
+	item := storage.ProblemKey{Code: "Error.Timeout", Kind: "status-item", Subject: "mdm.app"}
+	newest := map[storage.ProblemKey]time.Time{}
+	look := func(why string) {
+		w.Helper()
+		list, _, err := w.store.Problems(w.ctx, storage.ProblemKey{}, 10)
+		require.NoError(w, err)
+		require.Len(w, list, len(newest), why)
+		for _, p := range list {
+			require.Equal(w, newest[p.ProblemKey].UTC(), p.ReceivedAt.UTC(), "%s: %s", why, p.Subject)
+			require.Equal(w, "e", p.EnrollmentID, why)
+			require.NotEmpty(w, p.Error, why)
+		}
+	}
+	said := func(report string, news ...storage.ProblemKey) {
+		w.Helper()
+		w.clock.Advance(time.Minute)
+		w.report("e", report)
+		for _, key := range news {
+			newest[key] = w.clock.Now()
+		}
+		look(report)
+	}
+	said(declared(broken(1)), declaration)
+	said(`{"Errors":[`+app(1)+`]}`, item)
+	said(`{"Errors":[`+app(2)+`]}`, item)
+	said(`{"Errors":[` + app(2) + `]}`)
+	said(`{"Errors":[`+app(2)+`,{"StatusItem":""}]}`, item)
+	said(declared(broken(2)), declaration)
+	said(declared(broken(2)))
+	said(declared(broken(2), status("other", "1", "valid", `[]`)), declaration)
+	said(`{"StatusItems":{"test":{"n":1}}}`)
+	said(`{"StatusItems":{"test":{"n":1}},"Errors":[`+app(2)+`]}`, item)
+	said(`{"StatusItems":{"test":{"n":1}},"Errors":[` + app(2) + `]}`)
+	said(`{"StatusItems":{"test":{"n":2}},"Errors":[`+app(2)+`]}`, item)
+
+	// The newest of many is who spoke last, also where that one spoke first too.
+	w.clock.Advance(time.Minute)
+	w.report("f", declared(broken(1)))
+	said(declared(broken(3)), declaration)
+}
+
+// problemsOfTheErrorsThatAreKept checks that an error that is kept is also a problem, so that a problem has its error as
+// example, however many errors there are.
+func problemsOfTheErrorsThatAreKept(w *world) {
+	w.store = w.open(sqlstore.Options{KeepErrors: 5, Clock: w.clock.Now})
+	report := func(from, until int) {
+		var list []string
+		for i := from; i <= until; i++ {
+			list = append(list, fmt.Sprintf(`{"StatusItem":"item%02d","Reasons":[{"Code":"Error.Timeout"}]}`, i))
+		}
+		w.clock.Advance(time.Minute)
+		w.report("e", `{"Errors":[`+strings.Join(list, ",")+`]}`)
+	}
+	items := func(numbers ...int) (lines []string) {
+		for _, i := range numbers {
+			lines = append(lines, fmt.Sprintf(
+				`Error.Timeout status-item item%02d 1 e {"StatusItem":"item%02d","Reasons":[{"Code":"Error.Timeout"}]}`, i, i))
+		}
+		return lines
+	}
+	report(1, 12)
+	require.Equal(w, items(8, 9, 10, 11, 12), w.problemLines(w.store, 10))
+	errors, until := w.count(`SELECT COUNT(*) FROM status_errors`), w.clock.Now()
+	report(1, 12)
+	require.Equal(w, errors, w.count(`SELECT COUNT(*) FROM status_errors`), "it says again what is kept")
+	list, _, err := w.store.Problems(w.ctx, storage.ProblemKey{}, 1)
+	require.NoError(w, err)
+	require.True(w, list[0].ReceivedAt.Equal(until))
+	report(20, 22)
+	require.Equal(w, items(11, 12, 20, 21, 22), w.problemLines(w.store, 10))
+	report(11, 11)
+	require.Equal(w, items(11, 12, 20, 21, 22), w.problemLines(w.store, 10))
+	report(30, 30)
+	require.Equal(w, items(11, 20, 21, 22, 30), w.problemLines(w.store, 10), "the errors of 12 are not kept any more")
+
+	// Of errors about one item the last one counts.
+	w.report("e", `{"FullReport":true,"Errors":[{"StatusItem":"a","Reasons":[{"Code":"Error.First"}]},{"StatusItem":"a"}]}`)
+	require.Equal(w, []string{`unknown status-item a 1 e {"StatusItem":"a"}`}, w.problemLines(w.store, 10))
 }
 
 // noted lists the happenings that wait for their place in the log.

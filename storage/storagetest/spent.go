@@ -1,12 +1,14 @@
 package storagetest
 
 import (
+	"fmt"
 	"strings"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/decree-ddm/decree/storage"
+	"github.com/decree-ddm/decree/storage/sqlstore"
 )
 
 var spentTests = []test{
@@ -18,6 +20,7 @@ var spentTests = []test{
 	{"FailedPushOfWhoIsInSync", failedPushOfWhoIsInSync},
 	{"SlowRequestAfterAMark", slowRequestAfterAMark},
 	{"LateEventKeepsWhatWasRepeated", lateEventKeepsWhatWasRepeated},
+	{"LateEventTakesProblemsAlong", lateEventTakesProblemsAlong},
 }
 
 // send has "e" told of a token.
@@ -201,4 +204,22 @@ func lateEventKeepsWhatWasRepeated(w *world) {
 	require.Equal(w, []string{"declaration a 1 unknown"}, w.problems("e"))
 	require.Equal(w, "m", w.facts("e").Model)
 	require.Equal(w, []string{"declaration.invalid"}, w.noted(), "told once")
+}
+
+// lateEventTakesProblemsAlong checks that where the report that repeated a problem is not kept any more, the problem goes
+// with the status of its declaration.
+func lateEventTakesProblemsAlong(w *world) {
+	w.store = w.open(sqlstore.Options{KeepReports: 1, Clock: w.clock.Now})
+	w.assign("e", "s")
+	w.report("e", declared(status("a", "1", "invalid", `[]`)))
+	w.clock.Advance(2 * time.Second)
+	w.report("e", declared(status("a", "1", "invalid", `[]`), status("b", "1", "valid", `[]`)))
+	for i := range 20 {
+		w.report("e", fmt.Sprintf(`{"StatusItems":{"test":{"n":%d}}}`, i))
+	}
+	require.Equal(w, []string{"declaration a 1 unknown"}, w.problems("e"))
+	w.clock.Advance(time.Second)
+	require.True(w, w.apply(w.authenticated(2*time.Second)))
+	require.Len(w, w.declarationStatuses("e"), 1)
+	require.Empty(w, w.problems("e"))
 }
