@@ -1,6 +1,7 @@
 package sqlstore
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"database/sql"
 	"encoding/hex"
@@ -112,6 +113,20 @@ func scalarText(value []byte) (name string, ok bool) {
 		name = strings.TrimSpace(string(value))
 	}
 	return name, name != "" && len(name) <= maxOctets
+}
+
+// scalarOfAnyLength returns the text of a JSON string or number, unless it is empty. A detail that becomes too long for it
+// says so.
+func scalarOfAnyLength(value []byte) (scalar string, ok bool) {
+	value = bytes.TrimSpace(value)
+	switch {
+	case len(value) == 0:
+		return "", false
+	case value[0] == '"':
+		err := json.Unmarshal(value, &scalar)
+		return scalar, err == nil && scalar != ""
+	}
+	return string(value), value[0] == '-' || '0' <= value[0] && value[0] <= '9'
 }
 
 // writeFacts writes facts where they differ, and tells of a new OS version.
@@ -247,8 +262,8 @@ func (f *fold) softwareUpdate() error {
 		if err := rows.Scan(&path, packed{&value}); err != nil {
 			return err
 		}
-		if name, ok := scalarText(value); ok {
-			detail[names[path]] = name
+		if told, ok := scalarOfAnyLength(value); ok {
+			detail[names[path]] = told
 		}
 		return nil
 	}, `SELECT path, value FROM status_values WHERE enrollment_id = ? AND path_hash IN `+list(len(names))+`

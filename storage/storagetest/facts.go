@@ -23,6 +23,7 @@ var factTests = []test{
 	{"ProblemsAreAsNewAsWhatIsSaid", problemsAreAsNewAsWhatIsSaid},
 	{"ProblemsOfTheErrorsThatAreKept", problemsOfTheErrorsThatAreKept},
 	{"HappeningsOfStatus", happeningsOfStatus},
+	{"HappeningsOfLongStatus", happeningsOfLongStatus},
 }
 
 // facts returns an enrollment's facts.
@@ -384,4 +385,24 @@ func happeningsOfStatus(w *world) {
 	require.Equal(w, []string{"software-update.changed", "software-update.changed"}, w.noted()[4:])
 	require.Equal(w, 1, w.count(`SELECT COUNT(*) FROM event_outbox WHERE detail = ?`,
 		`{"install_state":"downloading","pending_os_version":"17.2"}`))
+}
+
+// happeningsOfLongStatus checks that what is told of an update is whole up to a length, and says where it is not.
+func happeningsOfLongStatus(w *world) {
+	for _, c := range []struct{ items, told string }{
+		{`"install-state":"downloading","pending-version":{"os-version":"` + strings.Repeat("x", 500) + `","build-version":23}`,
+			`{"install_state":"downloading","pending_build":"23","pending_os_version":"` + strings.Repeat("x", 500) + `"}`},
+		{`"install-state":"` + strings.Repeat("y", 16_000) + `","pending-version":{"os-version":"17.2"}`,
+			`{"install_state":"` + strings.Repeat("y", 16_000) + `","pending_os_version":"17.2"}`},
+		{`"install-state":"` + strings.Repeat("y", 20_000) + `","pending-version":{"os-version":"` + strings.Repeat("x", 1000) + `"}`,
+			`{"pending_os_version":"` + strings.Repeat("x", 1000) + `","shortened":true}`},
+		{`"install-state":` + strings.Repeat("7", 20_000) + `,"pending-version":{"os-version":"17.2"}`,
+			`{"pending_os_version":"17.2","shortened":true}`},
+		{`"install-state":"","pending-version":{"os-version":-1e999}`, `{"pending_os_version":"-1e999"}`},
+		{`"install-state":null,"pending-version":{"os-version":true}`, `{}`},
+	} {
+		w.report("e", `{"StatusItems":{"softwareupdate":{`+c.items+`}}}`)
+		told := w.strings(`SELECT detail FROM event_outbox ORDER BY id`)
+		require.JSONEq(w, c.told, told[len(told)-1])
+	}
 }
