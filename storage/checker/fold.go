@@ -16,6 +16,7 @@ type fold struct {
 
 	values              map[string]map[string]string // elements by path and key
 	items               map[string]string            // the codes of what is wrong with status items
+	newestItem          string                       // the last one of which there was an error
 	declarations        map[declarationKey]declarationContent
 	tooMuch             bool
 	tooManyDeclarations bool
@@ -141,6 +142,7 @@ func (f *fold) foldItems(report *ddm.StatusReport, itemError func(*ddm.StatusErr
 	for i := range report.Errors {
 		if item, code, ok := itemError(&report.Errors[i]); ok {
 			f.items[item] = code // the last error of an item counts
+			f.newestItem = item
 		}
 	}
 }

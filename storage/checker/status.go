@@ -175,7 +175,7 @@ func (f *fold) compareDeclarations(status *storage.CheckedStatus, found func(pro
 }
 
 // compareItems compares the problems with status items. How many are kept depends on the servers' -keep-errors, so that only
-// none is too few.
+// none is too few, and that only while there is still what is wrong with the newest: others may never have been kept.
 func (f *fold) compareItems(status *storage.CheckedStatus, found func(problem string)) {
 	some := false
 	for _, p := range status.Problems {
@@ -189,7 +189,7 @@ func (f *fold) compareItems(status *storage.CheckedStatus, found func(problem st
 			found("has the problem " + p.Code + " with the status item " + p.Subject + ", and its reports say " + code)
 		}
 	}
-	if !some && len(f.items) > 0 {
+	if _, kept := f.items[f.newestItem]; !some && kept {
 		found(fmt.Sprintf("lacks all problems with status items, of which its reports have %d", len(f.items)))
 	}
 }

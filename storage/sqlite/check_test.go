@@ -145,3 +145,25 @@ func TestCheckAgreesOnReports(t *testing.T) {
 		require.NoError(t, err)
 	})
 }
+
+// TestCheckOfItemsThatWereNotKept: of a report with more errors than are kept, some are no problem, also when those that were
+// kept are over.
+func TestCheckOfItemsThatWereNotKept(t *testing.T) {
+	t.Parallel()
+	store, err := Open(t.Context(), filepath.Join(t.TempDir(), "decree.db"),
+		sqlstore.Options{NotifyDelay: -1, KeepErrors: 1})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, store.Close()) }()
+	for _, text := range []string{
+		`{"FullReport":true,"StatusItems":{"n":1},"Errors":[{"StatusItem":"a"},{"StatusItem":"b"}]}`, `{"StatusItems":{"b":1}}`,
+	} {
+		report, err := ddm.ParseStatusReport([]byte(text))
+		require.NoError(t, err)
+		require.NoError(t, store.PutStatus(t.Context(), storage.ReceivedStatus{
+			Raw: []byte(text), Report: report, Device: storage.DeviceUpdate{ID: "e"},
+		}))
+		require.NoError(t, checker.Run(t.Context(), store, checker.Options{Found: func(finding checker.Finding) {
+			require.Fail(t, "found", "%s after %s", finding, text)
+		}}))
+	}
+}
