@@ -349,8 +349,9 @@ func (f *fold) gone() []string {
 		reported = append(reported, ddm.PathDeclarations)
 	}
 	slices.Sort(reported)
+	reported = slices.Compact(reported)
 	var gone []string
-	for _, path := range slices.Compact(reported) {
+	for _, path := range reported {
 		if _, same := slices.BinarySearch(known, path); same {
 			gone = append(gone, path)
 		}

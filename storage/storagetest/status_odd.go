@@ -25,6 +25,7 @@ var oddStatusTests = []test{
 	{"StatusValuesAreBounded", statusValuesAreBounded},
 	{"StatusCodesOfAnySpelling", statusCodesOfAnySpelling},
 	{"StatusFullWithoutDeclarations", statusFullWithoutDeclarations},
+	{"StatusAboveWhatIsReported", statusAboveWhatIsReported},
 	{"StatusWithLongMembers", statusWithLongMembers},
 	{"StatusBesideALockedRow", statusBesideALockedRow},
 	{"StatusOfNewEnrollmentsAtOnce", statusOfNewEnrollmentsAtOnce},
@@ -259,6 +260,16 @@ func statusFullWithoutDeclarations(w *world) {
 	w.report("e", `{"FullReport":true,"StatusItems":{"management":{"declarations":{}}}}`)
 	require.Empty(w, w.declarationStatuses("e"))
 	require.Empty(w, w.problems("e"))
+}
+
+// statusAboveWhatIsReported checks that a value goes that has become an object, also where the report has two keys of one
+// dictionary before it.
+func statusAboveWhatIsReported(w *world) {
+	w.report("e", `{"StatusItems":{"z":{"a":1}}}`)
+	w.report("e", `{"StatusItems":{"softwareupdate":{"pending-version":{"os-version":"1","build-version":"2"}},"z":{"a":{"b":2}}}}`)
+	require.Equal(w, []string{
+		`softwareupdate.pending-version.build-version "2"`, `softwareupdate.pending-version.os-version "1"`, "z.a.b 2",
+	}, w.values("e"))
 }
 
 // statusWithLongMembers checks that a declaration is known also where what is said of it is too long.
