@@ -33,8 +33,9 @@ import (
 const (
 	// shutdownTimeout is how long requests under way may take when the program stops.
 	shutdownTimeout = 8 * time.Second
-	// stopTimeout is how long all of stopping may take: who starts servers kills those that do not stop.
-	stopTimeout = 9500 * time.Millisecond
+	// stopTimeout is how long all of stopping may take: who starts servers kills those that do not stop, mostly after ten
+	// seconds, and a machine that is busy takes some of them.
+	stopTimeout = 9 * time.Second
 )
 
 // databaseTimeout is how long whoever asks waits for the database.
